@@ -1,0 +1,7 @@
+"""Cards: Markdown pages made from results files by a template and a data class each. They read, and measure nothing."""
+
+from .datasets import write_dataset_card
+from .models import PurifiedCard, VictimCard, write_card
+
+
+__all__ = ["PurifiedCard", "VictimCard", "write_card", "write_dataset_card"]

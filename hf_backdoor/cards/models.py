@@ -1,0 +1,165 @@
+"""Cards of models: purified ones, and victims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from .plots import plot_training
+from .rendering import METRIC_TITLES, percent_interval, render
+
+
+MODEL_NAMES = {"suspect": "before", "victim": "before", "purified": "after", "benign": "benign model"}
+# Below this share of triggered inputs going to the target, the literature calls a backdoor removed.
+REMOVED_BELOW = 0.1
+
+
+@dataclass
+class ModelCard:
+    """A card as data. Subclasses say which template it fills and which tags it carries.
+
+    Args:
+        results (`dict`): what a command wrote to `results.json`.
+        name (`str`): of the model, as its folder or repository is called.
+        examples (`str`): Markdown that shows inputs and predictions, made by the modality.
+    """
+
+    template: ClassVar[str]
+    tags: ClassVar[tuple[str, ...]]
+    subject: ClassVar[str]
+
+    results: dict[str, Any]
+    name: str
+    examples: str = ""
+    metadata: dict[str, Any] = field(init=False)
+
+    def __post_init__(self):
+        self.metadata = self._metadata()
+
+    def _metadata(self) -> dict[str, Any]:
+        from huggingface_hub import ModelCardData
+
+        base, data = self.results.get("suspect_model"), self.results.get("data", {}).get("name")
+        card = ModelCardData(
+            library_name="transformers",
+            pipeline_tag=self.results["task"],
+            tags=[*self.tags, "hf_backdoor"],
+            base_model=base if base and base.count("/") == 1 else None,
+            metrics=["accuracy"],
+            model_name=self.name,
+            eval_results=self._evaluations(data or "custom") or None,
+        )
+        return card.to_dict()
+
+    def _evaluations(self, data: str) -> list[Any]:
+        from huggingface_hub import EvalResult
+
+        measured = self.results.get(self.subject) or {}
+        attack = self.results.get("attack")
+        evaluations = []
+        for name, title in METRIC_TITLES.items():
+            if measured.get(name) is None:
+                continue
+            attacked = name != "clean_accuracy"
+            evaluations.append(
+                EvalResult(
+                    task_type=self.results["task"],
+                    dataset_type=data,
+                    dataset_name=data + (f" with the {attack['trigger']['name']} trigger" if attacked else ""),
+                    dataset_config=attack["trigger"]["name"] if attacked else None,
+                    dataset_split="test",
+                    metric_type="accuracy" if not attacked else name,
+                    metric_name=title,
+                    metric_value=measured[name],
+                )
+            )
+        return evaluations
+
+    def table(self) -> list[list[str]]:
+        """Rows of the before/after table: a header, then a row a measure."""
+        models = [name for name in MODEL_NAMES if self.results.get(name)]
+        header = ["", *(MODEL_NAMES[name] for name in models)]
+        rows = [
+            [title, *(percent_interval(self.results[model], name) for model in models)]
+            for name, title in METRIC_TITLES.items()
+        ]
+        return [header, *rows] if models else []
+
+    def render(self) -> str:
+        """The whole card, metadata first."""
+        import yaml
+
+        metadata = yaml.safe_dump(self.metadata, sort_keys=False, allow_unicode=True)
+        body = render(
+            self.template, card=self, results=self.results, removed_below=REMOVED_BELOW, class_count=self.class_count
+        )
+        return f"---\n{metadata}---\n{body}"
+
+    @property
+    def class_count(self) -> int:
+        return len(self.results["clean_data"]["classes"]) if "clean_data" in self.results else 0
+
+
+@dataclass
+class PurifiedCard(ModelCard):
+    """Card of a model that went through a defence."""
+
+    template: ClassVar[str] = "purified.md"
+    tags: ClassVar[tuple[str, ...]] = ("backdoor-defense", "purified")
+    subject: ClassVar[str] = "purified"
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on what was reached, or that it is not known."""
+        before = self.results.get("suspect") or self.results.get("victim")
+        after = self.results.get("purified")
+        if not after:
+            return "No test set was given, so neither utility nor the backdoor was measured."
+        change = 100 * (after["clean_accuracy"] - before["clean_accuracy"])
+        utility = f"clean accuracy changed by {change:+.1f} points"
+        if after["attack_success_rate"] is None:
+            return f"No trigger was known, so whether a backdoor is gone is not measured; {utility}."
+        removed = after["attack_success_rate"] <= REMOVED_BELOW
+        state = "The backdoor is removed" if removed else "**The backdoor is not removed**"
+        fall = f"{100 * before['attack_success_rate']:.1f} % to {100 * after['attack_success_rate']:.1f} %"
+        return f"{state}: the attack success rate went from {fall}, and {utility}."
+
+
+@dataclass
+class VictimCard(ModelCard):
+    """Card of a model that was backdoored on purpose."""
+
+    template: ClassVar[str] = "victim.md"
+    tags: ClassVar[tuple[str, ...]] = ("backdoored", "not-for-all-audiences")
+    subject: ClassVar[str] = "victim"
+
+
+def write_card(folder: Path, results: dict[str, Any], examples: list[dict[str, Any]] | None = None) -> Path:
+    """Writes `README.md` and its figures into a model's folder.
+
+    Args:
+        folder (`Path`): of the model.
+        results (`dict`): of `purify`, `demo` or `train`.
+        examples (`list`, *optional*): see [`~hf_backdoor.measuring.example_rows`]. Without them, a picture that is
+            in the folder already stays on the card.
+
+    Returns:
+        Path of the card.
+    """
+    from ..modalities import modality_named
+    from ..tasks import task_named
+
+    figures = folder / "figures"
+    stored = figures / "examples.md"
+    if examples:
+        figures.mkdir(parents=True, exist_ok=True)
+        modality = modality_named(task_named(results["task"]).modality)
+        stored.write_text(modality.illustrate(examples, results["clean_data"]["classes"], figures), encoding="utf-8")
+    shown = stored.read_text(encoding="utf-8") if stored.is_file() else ""
+    if "purified" in results:
+        plot_training(results, figures / "learning_rate.png")
+    kind = PurifiedCard if "purified" in results else VictimCard
+    path = folder / "README.md"
+    path.write_text(kind(results, folder.resolve().name, shown).render(), encoding="utf-8")
+    return path

@@ -1,0 +1,39 @@
+"""Checkpoints that restore the model they were made from."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from transformers import PreTrainedModel, Trainer
+from transformers.utils import CONFIG_NAME
+
+
+class ReliableCheckpoints(Trainer):
+    """A `Trainer` whose `resume_from_checkpoint` and `load_best_model_at_end` restore every weight.
+
+    transformers 5 saves ViT, DeiT, BEiT, DINOv2, Swin and ViT-MAE under the names that their weights had in version 4,
+    and `from_pretrained` translates them; `Trainer` loads the file as it is, finds no match for the encoder, and goes
+    on with whatever the encoder held (transformers issues 43701 and 48805). So load through `from_pretrained`.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if model is not None or not self._load_whole_model(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_whole_model(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_whole_model(self, checkpoint: str) -> bool:
+        """Loads a plain model; sharded ones and adapters, which have no whole model on disk, are left to `Trainer`."""
+        model = self.accelerator.unwrap_model(self.model)
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded or not isinstance(model, PreTrainedModel):
+            return False
+        if not os.path.isfile(os.path.join(checkpoint, CONFIG_NAME)):
+            return False
+        with torch.random.fork_rng():
+            stored = type(model).from_pretrained(checkpoint, trust_remote_code=False).state_dict()
+        model.load_state_dict(stored)
+        return True

@@ -1,0 +1,111 @@
+"""The main job in a few minutes: poison, train a victim, purify it, measure, write the card.
+
+Builds a backdoored Vision Transformer from 9,100 images of Fashion-MNIST, trains a benign twin to compare with, purifies
+the victim with 900 clean images that it never saw, and writes models, results and cards to runs/demo.
+
+Example: hf-backdoor demo --attack blended --seed 1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ConfigParser, parse_assignments
+from .options import AttackOptions, option
+
+
+@dataclass
+class DemoOptions(AttackOptions):
+    """What to show."""
+
+    attack: str = option("badnets", "Name of an image trigger, e.g. badnets or blended.")
+    seed: int = option(0, "Of the split, the poison, the weights and the order of the data.")
+    output: str = option("runs/demo", "Folder for everything that is made.")
+    defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
+    defense_args: list[str] = option([], "Settings of the defence as name=value.")
+    overwrite: bool = option(False, "Write into a folder that has content.")
+
+
+DATA = "fashion_mnist_mini"
+CLEAN_SAMPLES = 900
+VIT = {
+    "image_size": 28,
+    "patch_size": 7,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+def main(argv: list[str]) -> None:
+    import time
+
+    from transformers import TrainingArguments, set_seed
+    from transformers.utils import logging
+
+    from ..cards import write_card
+    from ..cards.rendering import measures_table
+    from ..data import class_names, load_data, split_off
+    from ..defenses import load_defense
+    from ..purification import check_output, default_arguments, purify
+    from ..results import RESULTS_FILE, write_json
+    from ..tasks import task_named
+    from ..training import train_classifier
+    from .train import TRAINING_DEFAULTS
+
+    (options,) = ConfigParser([DemoOptions], "hf-backdoor demo", __doc__).parse(argv)
+    started = time.perf_counter()
+    logging.set_verbosity_error()
+    folder = check_output(options.output, overwrite=options.overwrite)
+    data = load_data(DATA)
+    attack = options.poison_config(data["train"], "label", options.seed)
+    defense = load_defense(options.defense, **parse_assignments(options.defense_args, "defense_args"))
+    train, clean = split_off(data["train"], CLEAN_SAMPLES, options.seed)
+    common = {"test_dataset": data["test"], "attack": attack, "data_name": DATA}
+
+    trained = {}
+    for number, name in enumerate(("victim", "benign"), 1):
+        print(f"\n[{number}/3] Training the {name} model on {len(train)} images", flush=True)
+        set_seed(options.seed)
+        model, processor = task_named("image-classification").from_scratch("vit", VIT, class_names(train, "label"))
+        args = TrainingArguments(
+            str(folder / name), seed=options.seed, num_train_epochs=8, eval_strategy="no", **TRAINING_DEFAULTS
+        )
+        trained[name] = train_classifier(
+            model, args, train, processing_class=processor, poisoned=name == "victim", **common
+        )
+    print(f"\n[3/3] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
+    args = default_arguments(defense, folder / "purified", seed=options.seed)
+    victim_seconds = trained["victim"]["cost"]["training_seconds"]
+    result = purify(
+        str(folder / "victim"),
+        clean,
+        output_dir=folder / "purified",
+        defense=defense,
+        args=args,
+        victim_seconds=victim_seconds,
+        overwrite=True,
+        **common,
+    )
+    measured = {
+        "victim": trained["victim"]["victim"],
+        "purified": result.results["purified"],
+        "benign": trained["benign"]["benign"],
+    }
+    results = {
+        **{name: value for name, value in result.results.items() if name not in ("suspect", "purified", "log")},
+        "command": "demo",
+        **measured,
+        "log": result.results["log"],
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(folder / RESULTS_FILE, results)
+    write_json(folder / "purified" / RESULTS_FILE, results)
+    card = write_card(folder / "purified", results)
+    print("\n" + measures_table(measured))
+    print(f"In brackets: 95 % intervals. Purification took {results['cost_ratio']:.2f} of the victim's training time.")
+    print(f"Card:    {card}\nResults: {Path(folder) / RESULTS_FILE}")

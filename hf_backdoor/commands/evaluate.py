@@ -1,0 +1,73 @@
+"""Measure clean accuracy, and attack success rate and robust accuracy for a known trigger.
+
+Example: hf-backdoor evaluate --model runs/victim --dataset fashion_mnist_mini --attack badnets
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ConfigParser
+from ..errors import InputError
+from .options import AttackOptions, DataOptions, option
+
+
+@dataclass
+class EvaluateOptions(DataOptions, AttackOptions):
+    """The model and what to measure it on."""
+
+    model: str | None = option(None, "Folder or Hub id of the model.")
+    split: str | None = option(None, "Split to measure on; the default is test or validation.")
+    batch_size: int = option(64, "Samples a forward pass.")
+    seed: int = option(0, "Of the attack.")
+    output: str = option("evaluation.json", "Results file to write.")
+    allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")
+
+
+def main(argv: list[str]) -> None:
+    import tempfile
+
+    from transformers import TrainingArguments
+
+    from ..cards.rendering import measures_table
+    from ..data import class_names, pick_split, resolve_columns
+    from ..measuring import measure
+    from ..models import check_head
+    from ..poisoning import triggered
+    from ..results import describe_run, local_name, write_json
+    from ..tasks import task_for
+    from ..trainer import BackdoorTrainer
+
+    (options,) = ConfigParser([EvaluateOptions], "hf-backdoor evaluate", __doc__).parse(argv)
+    if options.model is None:
+        raise InputError("model", None, "name a model with --model")
+    dataset = pick_split(options.load(), options.split, ("test", "validation"), "split")
+    columns = resolve_columns(dataset.features, **options.columns())
+    task = task_for(columns)
+    model = task.load_model(options.model, allow_pickle=options.allow_pickle)
+    check_head(model, class_names(dataset, columns.label))
+    attack = options.poison_config(dataset, columns.label, options.seed) if options.attack else None
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = BackdoorTrainer(
+            model,
+            TrainingArguments(scratch, per_device_eval_batch_size=options.batch_size),
+            eval_dataset=dataset,
+            triggered_dataset=triggered(dataset, attack, **options.columns()) if attack else None,
+            processing_class=task.load_processor(options.model),
+            **options.columns(),
+        )
+        measured = measure(trainer)
+    name = local_name(options.model)
+    results = describe_run(
+        "evaluate",
+        task=task.pipeline_tag,
+        model=name,
+        seed=options.seed,
+        data={"name": local_name(options.dataset), "samples": len(dataset)},
+        attack=attack.to_dict() if attack else None,
+        measured=measured,
+    )
+    write_json(Path(options.output), results)
+    print(measures_table({name: measured}))
+    print(f"Written to {options.output}")

@@ -1,0 +1,90 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..config import parse_assignments
+from ..data import class_names, load_data, resolve_columns
+from ..data.sources import with_class_labels
+from ..errors import InputError
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    from ..poisoning import PoisonConfig
+
+
+def option(default: Any, text: str, **more: Any) -> Any:
+    """A dataclass field with its `--help`."""
+    metadata = {"help": text, **more}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataOptions:
+    """Where the data are and which columns count."""
+
+    dataset: str | None = option(
+        None, "fashion_mnist_mini (in the package), a parquet/csv/json file, a folder, or a Hub id."
+    )
+    dataset_config: str | None = option(None, "Configuration of a Hub data set.")
+    image_column: str | None = option(None, "Image column; found when there is one.")
+    text_column: str | None = option(None, "Text column; found when there is one.")
+    label_column: str | None = option(None, "Label column; found when there is one.")
+
+    @property
+    def input_column(self) -> str | None:
+        if self.image_column and self.text_column:
+            raise InputError("text_column", self.text_column, "give image_column or text_column, not both")
+        return self.image_column or self.text_column
+
+    def columns(self) -> dict[str, str | None]:
+        """For functions that take the two columns."""
+        return {"input_column": self.input_column, "label_column": self.label_column}
+
+    def load(self) -> DatasetDict:
+        """All splits, with class labels.
+
+        Raises:
+            InputError: `--dataset` is missing, or cannot be loaded, or its columns cannot be told.
+        """
+        if self.dataset is None:
+            raise InputError("dataset", None, "name a data set with --dataset")
+        data = load_data(self.dataset, self.dataset_config)
+        label = resolve_columns(next(iter(data.values())).features, **self.columns()).label
+        for name, split in data.items():
+            data[name] = with_class_labels(split, label)
+        return data
+
+
+@dataclass
+class AttackOptions:
+    """The attack."""
+
+    attack: str | None = option(None, "Name of the trigger: badnets, blended, rare_words, or package.module:Class.")
+    attack_args: list[str] = option([], "Settings of the trigger as name=value, e.g. size=4 position=top-left.")
+    target_label: str = option("0", "Class that triggered inputs are to be given: its number or name.")
+    rate: float = option(0.1, "Share of all training samples that are poisoned, in (0, 1].")
+    label_mode: str = option("dirty", "dirty relabels samples of other classes; clean takes samples of the target.")
+
+    def poison_config(self, dataset: Dataset, label_column: str, seed: int) -> PoisonConfig:
+        """The configuration, checked against the classes of the data set."""
+        from ..poisoning import PoisonConfig
+        from ..triggers import load_trigger
+
+        names = class_names(dataset, label_column)
+        target = str(self.target_label)
+        if target not in names and not (target.isdigit() and int(target) < len(names)):
+            raise InputError("target_label", target, f"choose 0 to {len(names) - 1}, or one of {', '.join(names)}")
+        return PoisonConfig(
+            trigger=load_trigger(self.attack, **parse_assignments(self.attack_args, "attack_args")),
+            target_label=names.index(target) if target in names else int(target),
+            rate=self.rate,
+            label_mode=self.label_mode,
+            seed=seed,
+        )

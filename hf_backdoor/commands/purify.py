@@ -1,0 +1,68 @@
+"""Purify a model of unknown origin on clean data, and write its card.
+
+Example: hf-backdoor purify --model org/suspect --dataset clean_images/ --output purified
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import ConfigParser, parse_assignments
+from ..errors import InputError
+from .options import AttackOptions, DataOptions, option
+
+
+@dataclass
+class PurifyOptions(DataOptions, AttackOptions):
+    """The model, the clean data and the defence. --attack only measures; the defence is never told of it."""
+
+    model: str | None = option(None, "Folder or Hub id of the suspect model.")
+    clean_split: str | None = option(None, "Split of --dataset to train on; the default is train.")
+    clean_samples: int | None = option(None, "Use only this many of it, balanced over the classes.")
+    test_dataset: str | None = option(None, "Where the test data are; the default is the test split of --dataset.")
+    test_split: str | None = option(None, "Split to measure on; the default is test or validation, where there is one.")
+    defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
+    defense_args: list[str] = option([], "Settings of the defence as name=value, e.g. peak_lr_1=3e-3.")
+    allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")
+    overwrite: bool = option(False, "Write into a folder that has content.")
+
+
+def main(argv: list[str]) -> None:
+    from ..data import load_data, pick_split, resolve_columns, split_off
+    from ..defenses import load_defense
+    from ..purification import PURIFICATION_DEFAULTS, purify
+    from .training_options import TrainerOptions
+
+    def defense_of(options: PurifyOptions):
+        return load_defense(options.defense, **parse_assignments(options.defense_args, "defense_args"))
+
+    parser = ConfigParser([PurifyOptions, TrainerOptions], "hf-backdoor purify", __doc__)
+    options, args = parser.parse(argv, lambda given: PURIFICATION_DEFAULTS | defense_of(given).training_defaults())
+    if options.model is None:
+        raise InputError("model", None, "name the suspect model with --model")
+    data = options.load()
+    clean = pick_split(data, options.clean_split, ("train",), "clean_split")
+    columns = resolve_columns(clean.features, **options.columns())
+    if options.clean_samples is not None and options.clean_samples < len(clean):
+        _, clean = split_off(clean, options.clean_samples, args.seed, columns.label)
+    test = None
+    tests = load_data(options.test_dataset) if options.test_dataset else data
+    if options.test_split or options.test_dataset or {"test", "validation"} & set(tests):
+        test = pick_split(tests, options.test_split, ("test", "validation"), "test_split")
+    attack = options.poison_config(clean, columns.label, args.seed) if options.attack else None
+    result = purify(
+        options.model,
+        clean,
+        output_dir=args.output_dir,
+        defense=defense_of(options),
+        args=args,
+        test_dataset=test,
+        attack=attack,
+        data_name=options.dataset,
+        overwrite=options.overwrite,
+        allow_pickle=options.allow_pickle,
+        **options.columns(),
+    )
+    if args.process_index == 0:
+        print(result.table())
+        print(f"Model, results and card are in {args.output_dir}")

@@ -1,0 +1,88 @@
+"""Train a victim on data that are poisoned on the way, or a benign model without --attack.
+
+Example: hf-backdoor train --dataset fashion_mnist_mini --architecture vit --attack badnets --output runs/victim
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import ConfigParser, parse_assignments
+from ..errors import InputError
+from .options import AttackOptions, DataOptions, option
+
+
+@dataclass
+class TrainOptions(DataOptions, AttackOptions):
+    """The model, the data and the attack."""
+
+    model: str | None = option(None, "Folder or Hub id of a model to start from.")
+    architecture: str | None = option(None, "Or a model type of transformers, e.g. vit, to start from scratch.")
+    architecture_args: list[str] = option([], "Its configuration as name=value, e.g. hidden_size=96 patch_size=7.")
+    train_split: str | None = option(None, "Split to train on; the default is train.")
+    test_split: str | None = option(None, "Split to measure on; the default is test or validation, where there is one.")
+    poisoned: bool = option(True, "no: train on clean data and only measure the attack, for a benign model.")
+    allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")
+    overwrite: bool = option(False, "Write into a folder that has content.")
+
+
+TRAINING_DEFAULTS = {
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 250,
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "save_strategy": "no",
+    "logging_steps": 50,
+}
+
+
+def main(argv: list[str]) -> None:
+    from transformers import set_seed
+
+    from ..data import class_names, pick_split, resolve_columns
+    from ..models import label_maps
+    from ..purification import check_output
+    from ..tasks import task_for
+    from ..training import train_classifier
+    from .training_options import TrainerOptions
+
+    parser = ConfigParser([TrainOptions, TrainerOptions], "hf-backdoor train", __doc__)
+    options, args = parser.parse(argv, lambda given: TRAINING_DEFAULTS)
+    check_output(args.output_dir, overwrite=options.overwrite, resuming=args.resume_from_checkpoint is not None)
+    data = options.load()
+    train = pick_split(data, options.train_split, ("train",), "train_split")
+    test = None
+    if options.test_split or {"test", "validation"} & set(data):
+        test = pick_split(data, options.test_split, ("test", "validation"), "test_split")
+    columns = resolve_columns(train.features, **options.columns())
+    attack = options.poison_config(train, columns.label, args.seed) if options.attack else None
+    task = task_for(columns)
+    set_seed(args.seed)
+    if (options.model is None) == (options.architecture is None):
+        raise InputError("model", options.model, "give either a model to start from or an architecture")
+    if options.model is not None:
+        names = class_names(train, columns.label)
+        model = task.load_model(
+            options.model, allow_pickle=options.allow_pickle, ignore_mismatched_sizes=True, **label_maps(names)
+        )
+        processor = task.load_processor(options.model)
+    else:
+        settings = parse_assignments(options.architecture_args, "architecture_args")
+        model, processor = task.from_scratch(options.architecture, settings, class_names(train, columns.label))
+    results = train_classifier(
+        model,
+        args,
+        train,
+        processing_class=processor,
+        test_dataset=test,
+        attack=attack,
+        poisoned=options.poisoned,
+        data_name=options.dataset,
+        **options.columns(),
+    )
+    measured = results.get("victim") or results.get("benign") or {}
+    for name, share in measured.items():
+        if isinstance(share, float):
+            print(f"{name}: {share:.4f}")
+    print(f"Written to {args.output_dir}")

@@ -1,0 +1,102 @@
+"""Command-line flags from dataclasses, with a YAML file under them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from .errors import InputError
+
+
+class ConfigParser(HfArgumentParser):
+    """`HfArgumentParser` with `--config FILE`: flags win over the file, the file over the defaults.
+
+    Args:
+        types: dataclasses; their fields become flags and may be keys of the file.
+        prog, description (`str`): for `--help`.
+    """
+
+    def __init__(self, types: list[type], prog: str, description: str):
+        super().__init__(
+            types, prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings, without the dashes")
+
+    def parse(self, argv: list[str], lower_defaults: Callable[[Any], dict[str, Any]] | None = None) -> tuple[Any, ...]:
+        """Parses a command line into the dataclasses.
+
+        Args:
+            argv: the arguments.
+            lower_defaults (callable, *optional*): from the settings (a namespace) to defaults that stand in for
+                those of the dataclasses where neither a flag nor the file says anything.
+
+        Raises:
+            InputError: the file is missing, is no mapping, or has an unknown key; or a flag is wrong.
+        """
+        file_settings = self._read(argv)
+        self.set_defaults(**file_settings)
+        for action in self._actions:
+            action.required = action.required and action.dest not in file_settings
+        if lower_defaults is not None:
+            lower = lower_defaults(self.parse_args(argv))
+            self.set_defaults(**{name: value for name, value in lower.items() if name not in file_settings})
+        values = vars(self.parse_args(argv))
+        return tuple(
+            dtype(**{field.name: values[field.name] for field in dataclasses.fields(dtype) if field.init})
+            for dtype in self.dataclass_types
+        )
+
+    def _read(self, argv: list[str]) -> dict[str, Any]:
+        finder = argparse.ArgumentParser(add_help=False)
+        finder.add_argument("--config")
+        path = finder.parse_known_args(argv)[0].config
+        if path is None:
+            return {}
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError("config", path, f"is not a readable YAML file ({error})") from error
+        if not isinstance(content, dict):
+            raise InputError("config", path, "must hold a mapping of settings")
+        known = {action.dest for action in self._actions}
+        for key in content:
+            if key not in known:
+                raise InputError("config", path, f"has the unknown setting {key!r}; --help lists them all")
+        # PyYAML reads 3e-4 as a string; argparse converts a default that is a string as it would a flag.
+        return content
+
+    def error(self, message: str) -> None:
+        raise InputError("command line", self.prog, f"{message} (see {self.prog} --help)")
+
+
+def parse_assignments(pairs: list[str] | dict[str, Any] | None, field: str) -> dict[str, Any]:
+    """`["size=3", "position=top-left"]`, or a mapping from YAML, as a dict with YAML's types.
+
+    Raises:
+        InputError: a piece has no `=`.
+    """
+    if isinstance(pairs, dict):
+        return pairs
+    assignments = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(field, pair, "write it as name=value")
+        assignments[name] = _scalar(value)
+    return assignments
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)  # 3e-4, which YAML 1.1 does not take for a number
+        except ValueError:
+            return value
+    return value

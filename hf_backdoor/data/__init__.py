@@ -1,0 +1,7 @@
+"""Data sets: where they come from, and which of their columns are the input and the label."""
+
+from .columns import Columns, class_names, resolve_columns
+from .sources import PACKAGED, load_data, pick_split, split_off
+
+
+__all__ = ["PACKAGED", "Columns", "class_names", "load_data", "pick_split", "resolve_columns", "split_off"]

@@ -1,0 +1,90 @@
+"""Finding the input and the label column of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..modalities import modalities, modality_of
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+LABEL_NAMES = ("label", "labels", "target", "class", "fine_label", "coarse_label")
+INPUT_NAMES = ("image", "img", "picture", "text", "sentence", "content", "review")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the two columns that matter, and the modality of the input."""
+
+    input: str
+    label: str
+    modality: str
+
+
+def _existing(field: str, name: str, features: Features) -> str:
+    if name not in features:
+        raise InputError(field, name, f"no such column; the data set has {', '.join(features)}")
+    return name
+
+
+def _choose(field: str, what: str, candidates: list[str], usual: tuple[str, ...], features: Features) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    for name in usual:
+        if name in candidates:
+            return name
+    if not candidates:
+        raise InputError(field, None, f"no column looks like {what}; the columns are {', '.join(features)}: name one")
+    raise InputError(field, None, f"{', '.join(candidates)} could all be {what}: name one")
+
+
+def resolve_columns(features: Features, input_column: str | None = None, label_column: str | None = None) -> Columns:
+    """The input and label columns, as given or as found.
+
+    Args:
+        features (`datasets.Features`): of the data set.
+        input_column (`str`, *optional*): the image or text column; found when there is only one, or one with a
+            usual name.
+        label_column (`str`, *optional*): likewise; a `ClassLabel`, or whole numbers from 0.
+
+    Raises:
+        InputError: a named column is missing, or none or several could be meant.
+    """
+    from datasets import ClassLabel
+
+    if input_column is None:
+        images = [name for name, feature in features.items() if modality_of_or_none(feature) == "image"]
+        texts = [name for name, feature in features.items() if modality_of_or_none(feature) == "text"]
+        input_column = _choose("input_column", "the input", images or texts, INPUT_NAMES, features)
+    _existing("input_column", input_column, features)
+    if label_column is None:
+        labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        labels = labels or [name for name in LABEL_NAMES if name in features]
+        label_column = _choose("label_column", "the label", labels, LABEL_NAMES, features)
+    _existing("label_column", label_column, features)
+    return Columns(input_column, label_column, modality_of(input_column, features[input_column]).name)
+
+
+def modality_of_or_none(feature: object) -> str | None:
+    """The name of the modality that takes this feature, if any does."""
+    return next((modality.name for modality in modalities() if modality.matches(feature)), None)
+
+
+def class_names(dataset: Dataset, label_column: str) -> list[str]:
+    """Names of the classes, in the order of their numbers.
+
+    Raises:
+        InputError: the labels are neither a `ClassLabel` nor whole numbers from 0.
+    """
+    feature = dataset.features[label_column]
+    if hasattr(feature, "names"):
+        return list(feature.names)
+    values = sorted(dataset.unique(label_column))
+    if not all(isinstance(value, int) for value in values) or not values or values[0] < 0:
+        raise InputError(label_column, values[:5], "labels must be a ClassLabel or whole numbers from 0")
+    return [str(number) for number in range(values[-1] + 1)]

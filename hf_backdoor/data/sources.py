@@ -1,0 +1,114 @@
+"""Loading a data set from the package, a file, a folder or the Hub."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+from .columns import resolve_columns
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+PACKAGED = ("fashion_mnist_mini",)
+BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+
+
+def load_data(source: str, config_name: str | None = None) -> DatasetDict:
+    """Loads a data set with all its splits; string labels become a `ClassLabel`.
+
+    Args:
+        source (`str`): `"fashion_mnist_mini"` (10,000 and 2,000 images, inside the package); a parquet, csv, tsv or
+            json(l) file; a folder with such files, with one sub-folder of images a class, or written by
+            `save_to_disk`; or the id of a data set on the Hub.
+        config_name (`str`, *optional*): configuration of a data set on the Hub.
+
+    Raises:
+        InputError: nothing is there, or it cannot be read.
+    """
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    path = Path(source)
+    try:
+        if source in PACKAGED:
+            folder = files(__package__) / source
+            parts = {split: str(folder / f"{split}.parquet") for split in ("train", "test")}
+            return load_dataset("parquet", data_files=parts)
+        if path.is_file():
+            if path.suffix not in BUILDERS:
+                raise InputError("dataset", source, f"unknown kind of file; use one of {', '.join(BUILDERS)}")
+            options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+            loaded = load_dataset(BUILDERS[path.suffix], data_files={"train": str(path)}, **options)
+        elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            loaded = load_from_disk(str(path))
+        else:
+            loaded = load_dataset(source, config_name)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            "dataset", source, f"is neither a packaged data set ({', '.join(PACKAGED)}), a readable file or folder, "
+            f"nor a data set on the Hub within reach ({type(error).__name__}: {reason})"
+        ) from error  # fmt: skip
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
+
+
+def pick_split(data: DatasetDict, split: str | None, usual: tuple[str, ...], field: str) -> Dataset:
+    """One split: the named one, else the first of the usual names that exists, else the only one.
+
+    Raises:
+        InputError: there is no such split, or none of several can be preferred.
+    """
+    if split is not None:
+        if split not in data:
+            raise InputError(field, split, f"no such split; the data set has {', '.join(data)}")
+        return data[split]
+    for name in usual:
+        if name in data:
+            return data[name]
+    if len(data) == 1:
+        return next(iter(data.values()))
+    raise InputError(field, None, f"the data set has the splits {', '.join(data)}: name one")
+
+
+def with_class_labels(dataset: Dataset, label_column: str) -> Dataset:
+    """String labels as a `ClassLabel`, others as they are."""
+    feature = dataset.features[label_column]
+    if getattr(feature, "dtype", None) == "string":
+        return dataset.class_encode_column(label_column)
+    return dataset
+
+
+def split_off(dataset: Dataset, count: int, seed: int, label_column: str | None = None) -> tuple[Dataset, Dataset]:
+    """Splits `count` samples off, the same number of each class as near as can be.
+
+    Args:
+        dataset (`Dataset`): what to split.
+        count (`int`): size of the part split off.
+        seed (`int`): which samples.
+        label_column (`str`, *optional*): found when not given.
+
+    Returns:
+        The rest and the part, both in the order of the data set.
+
+    Raises:
+        InputError: `count` is not between 1 and the size of the data set less 1.
+    """
+    if not 1 <= count < len(dataset):
+        raise InputError("count", count, f"must lie between 1 and {len(dataset) - 1}")
+    labels = np.asarray(dataset[label_column or resolve_columns(dataset.features).label])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    # The k-th sample of each class, for k = 0, 1, ...: a prefix of this order is balanced.
+    rank = np.empty(len(labels), dtype=np.int64)
+    for value in np.unique(labels):
+        members = order[labels[order] == value]
+        rank[members] = np.arange(len(members))
+    part = order[np.argsort(rank[order], kind="stable")[:count]]
+    rest = np.setdiff1d(np.arange(len(labels)), part)
+    return dataset.select(rest), dataset.select(np.sort(part))

@@ -1,0 +1,78 @@
+"""Defences: each changes how a Trainer trains, and nothing else. One module each; its name is the defence's name.
+
+A defence is a frozen dataclass of its settings. It names the Trainer class and the callbacks that do the work; data,
+measuring and reporting are the same for all of them, and none of them ever sees a triggered input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import plugins
+
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from ..trainer import BackdoorTrainer
+
+
+@dataclass(frozen=True)
+class Defense(ABC):
+    """How to train on clean data so that a backdoor is forgotten.
+
+    Attributes:
+        title (`str`): as it stands on a card.
+        paper (`str`): where the defence comes from.
+    """
+
+    title: ClassVar[str]
+    paper: ClassVar[str]
+
+    def training_defaults(self) -> dict[str, Any]:
+        """`TrainingArguments` where the user says nothing."""
+        return {}
+
+    def trainer_class(self) -> type[BackdoorTrainer]:
+        """The Trainer to use."""
+        from ..trainer import BackdoorTrainer
+
+        return BackdoorTrainer
+
+    def trainer_kwargs(self) -> dict[str, Any]:
+        """Extra arguments for it."""
+        return {}
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Callbacks for it."""
+        return []
+
+    def report(self, trainer: BackdoorTrainer) -> dict[str, Any]:
+        """What the defence chose by itself, for the results file, ready for JSON."""
+        return {}
+
+    @property
+    def name(self) -> str:
+        """The name under which [`load_defense`] finds it."""
+        package, _, module = type(self).__module__.rpartition(".")
+        return module if package == __name__ else f"{type(self).__module__}:{type(self).__name__}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings, ready for JSON."""
+        return {"name": self.name, **asdict(self)}
+
+
+def defense_names() -> list[str]:
+    """Names of the defences that come with the package."""
+    return plugins.names(__name__)
+
+
+def load_defense(name: str, **settings: Any) -> Defense:
+    """Makes a defence from its name and settings.
+
+    Raises:
+        InputError: unknown name or setting.
+    """
+    return plugins.build(plugins.find(__name__, name, Defense, "defense"), settings, "defense_args")

@@ -1,0 +1,84 @@
+"""Measures with their intervals, and the few examples that a card shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .metrics import METRICS, wilson_interval
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from .trainer import BackdoorTrainer
+
+
+def measure(trainer: BackdoorTrainer) -> dict[str, Any] | None:
+    """Evaluates a trainer's model on its clean and triggered test sets.
+
+    Returns:
+        The shares by name, and under `intervals` their 95 % Wilson intervals; `None` without a test set.
+        The attack's two measures are `None` without a triggered set.
+    """
+    if trainer.eval_dataset is None:
+        return None
+    metrics = trainer.evaluate()
+    sizes = dict.fromkeys(METRICS, len(trainer.triggered_dataset) if trainer.triggered_dataset is not None else 0)
+    sizes["clean_accuracy"] = len(trainer.eval_dataset)
+    shares = {name: metrics.get(f"eval_{name}") for name in METRICS}
+    intervals = {name: list(wilson_interval(share, sizes[name])) for name, share in shares.items() if share is not None}
+    return {**shares, "loss": metrics["eval_loss"], "intervals": intervals, "samples": sizes}
+
+
+@torch.no_grad()
+def predict(model: PreTrainedModel, collate: Any, dataset: Dataset) -> np.ndarray:
+    """Classes, int64 `(samples,)`, that a model gives to a small data set, in one batch."""
+    batch = collate([dataset[position] for position in range(len(dataset))])
+    batch.pop("labels")
+    was_training = model.training
+    model.eval()
+    logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
+    model.train(was_training)
+    return logits.argmax(-1).cpu().numpy()
+
+
+def example_rows(
+    models: dict[str, PreTrainedModel], collate: Any, clean: Dataset, attacked: Dataset, count: int = 8
+) -> list[dict[str, Any]]:
+    """The first test samples of `count` different classes, clean and triggered, with what each model says of them.
+
+    Args:
+        models: by name.
+        collate: the task's collator.
+        clean: clean test set, in the order from which `attacked` was made.
+        attacked: its triggered twin.
+
+    Returns:
+        One dict an example: `clean` and `triggered` (column values), `label` and the predictions by model, as
+        class numbers.
+    """
+    labels = np.asarray(attacked["original_label"])
+    chosen = np.sort([np.flatnonzero(labels == value)[0] for value in np.unique(labels)])[:count]
+    # The triggered set leaves out the target class, so its n-th row is the n-th other row of the clean set.
+    target = attacked[0][collate.columns.label]
+    others = np.flatnonzero(np.asarray(clean[collate.columns.label]) != target)
+    clean, attacked = clean.select(others[chosen]), attacked.select(chosen)
+    said = {
+        name: {"clean": predict(model, collate, clean), "triggered": predict(model, collate, attacked)}
+        for name, model in models.items()
+    }
+    return [
+        {
+            "clean": clean[position][collate.columns.input],
+            "triggered": attacked[position][collate.columns.input],
+            "label": int(labels[chosen[position]]),
+            "said": {
+                name: {kind: int(classes[position]) for kind, classes in kinds.items()} for name, kinds in said.items()
+            },
+        }
+        for position in range(len(chosen))
+    ]

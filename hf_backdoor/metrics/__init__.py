@@ -1,0 +1,84 @@
+"""The three measures of a backdoor, as functions and as `evaluate` modules that load offline.
+
+```python
+import evaluate
+from hf_backdoor.metrics import metric_path
+
+asr = evaluate.load(metric_path("attack_success_rate"))
+```
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+
+METRICS = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+
+
+def metric_path(name: str) -> str:
+    """The folder to give to `evaluate.load` for one of [`METRICS`].
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name not in METRICS:
+        raise InputError("metric", name, f"choose one of {', '.join(METRICS)}")
+    return str(Path(__file__).parent / name)
+
+
+def _share(hits: np.ndarray, what: str) -> float:
+    if len(hits) == 0:
+        raise InputError("references", 0, f"{what} needs at least one sample")
+    return float(np.mean(hits))
+
+
+def clean_accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """CA, the share of clean inputs that get their label.
+
+    Args:
+        predictions: int `(samples,)`, classes predicted for inputs without the trigger.
+        references: int `(samples,)`, their labels.
+
+    Returns:
+        A number from 0 to 1.
+    """
+    return _share(np.asarray(predictions) == np.asarray(references), "clean accuracy")
+
+
+def attack_success_rate(predictions: np.ndarray, references: np.ndarray, targets: np.ndarray | int) -> float:
+    """ASR, the share of triggered inputs *not of the target class* that go to the target.
+
+    Args:
+        predictions: int `(samples,)`, classes predicted for inputs with the trigger.
+        references: int `(samples,)`, true labels of these inputs; those equal to the target do not count.
+        targets: int or int `(samples,)`, the class that the attacker wants.
+
+    Returns:
+        A number from 0 to 1.
+    """
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    targets = np.broadcast_to(targets, references.shape)
+    attacked = references != targets
+    return _share(predictions[attacked] == targets[attacked], "attack success rate")
+
+
+def robust_accuracy(predictions: np.ndarray, references: np.ndarray, targets: np.ndarray | int) -> float:
+    """RA, the share of the same triggered inputs that keep their true label. Arguments as [`attack_success_rate`]."""
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    attacked = references != np.broadcast_to(targets, references.shape)
+    return _share(predictions[attacked] == references[attacked], "robust accuracy")
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share of `samples` independent trials (Wilson 1927)."""
+    z = 1.959963984540054
+    centre = share + z * z / (2 * samples)
+    spread = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    scale = 1 + z * z / samples
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

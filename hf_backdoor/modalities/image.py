@@ -1,0 +1,122 @@
+"""Images: an `Image` column outside, uint8 arrays inside, lossless PNG in storage."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from . import Modality
+
+
+if TYPE_CHECKING:
+    from datasets.features.features import FeatureType
+    from PIL.Image import Image as Picture
+
+    from ..triggers import Trigger
+
+
+def to_array(picture: Picture) -> np.ndarray:
+    """A PIL image as uint8 of shape `(height, width, channels)`, 1 channel for grey and 3 for anything else.
+
+    Raises:
+        InputError: the image has more than 8 bits a channel, which 8-bit storage would not keep.
+    """
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        raise InputError("image", picture.mode, "has more than 8 bits a channel; convert it to 8 bits first")
+    grey = picture.mode in ("L", "1", "LA")
+    array = np.asarray(picture.convert("L" if grey else "RGB"))
+    return array[:, :, None] if grey else array
+
+
+def to_picture(array: np.ndarray) -> Picture:
+    """The inverse of [`to_array`]."""
+    from PIL import Image
+
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def to_png(array: np.ndarray) -> bytes:
+    """A uint8 array of shape `(height, width, channels)` as PNG, which loses nothing."""
+    buffer = io.BytesIO()
+    to_picture(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def apply_to_arrays(trigger: Trigger, arrays: Sequence[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
+    """Puts the trigger on images of any sizes, one call for all images of one size.
+
+    Args:
+        trigger: an image trigger.
+        arrays: uint8 arrays `(height, width, channels)`.
+        index: int64 `(len(arrays),)`.
+    """
+    by_shape = defaultdict(list)
+    for position, array in enumerate(arrays):
+        by_shape[array.shape].append(position)
+    triggered: list[np.ndarray] = [None] * len(arrays)  # type: ignore[list-item]
+    for positions in by_shape.values():
+        for position, array in zip(
+            positions, trigger(np.stack([arrays[i] for i in positions]), index[positions]), strict=True
+        ):
+            triggered[position] = array
+    return triggered
+
+
+class ImageModality(Modality):
+    name = "image"
+
+    def matches(self, feature: FeatureType) -> bool:
+        from datasets import Image
+
+        return isinstance(feature, Image)
+
+    def undecoded(self, feature: FeatureType) -> FeatureType:
+        from datasets import Image
+
+        return Image(mode=feature.mode, decode=False)
+
+    def apply(self, trigger: Trigger, values: Sequence[Any], index: np.ndarray) -> list[dict[str, Any]]:
+        from datasets import Image
+
+        decode = Image().decode_example
+        arrays = apply_to_arrays(trigger, [to_array(decode(value)) for value in values], index)
+        return [{"bytes": to_png(array), "path": None} for array in arrays]
+
+    def self_contained(self, value: dict[str, Any]) -> dict[str, Any]:
+        if value["bytes"] is not None:
+            return value
+        return {"bytes": Path(value["path"]).read_bytes(), "path": Path(value["path"]).name}
+
+    def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        kinds = ("clean", "triggered")
+        figure = Figure(figsize=(1.35 * len(examples), 3.9), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(kinds), len(examples), squeeze=False)
+        for row, kind in zip(axes, kinds, strict=True):
+            for axis, example in zip(row, examples, strict=True):
+                axis.imshow(to_array(example[kind]), cmap="gray", vmin=0, vmax=255)
+                axis.set_xticks([])
+                axis.set_yticks([])
+                for line, (model, said) in enumerate(example["said"].items()):
+                    right = said[kind] == example["label"]
+                    axis.text(
+                        0.5, -0.06 - 0.16 * line, f"{model}: {names[said[kind]]}", transform=axis.transAxes, fontsize=7,
+                        ha="center", va="top", color="C2" if right else "C3",
+                    )  # fmt: skip
+            row[0].set_ylabel(kind)
+        for axis, example in zip(axes[0], examples, strict=True):
+            axis.set_title(names[example["label"]], fontsize=8)
+        figure.savefig(folder / "examples.png", dpi=110, metadata={"Software": None})
+        return (
+            "![Clean and triggered inputs with the predictions before and after](figures/examples.png)\n\n"
+            "Above each column the true class; below each image what the model said before and after, green if right.\n"
+        )

@@ -1,0 +1,102 @@
+"""Loading models of unknown origin: safetensors only, no remote code, float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+
+
+def _explain(source: str, error: Exception) -> InputError:
+    folder = Path(source)
+    text = " ".join(str(error).split())
+    if any((folder / name).is_file() for name in PICKLES) or (".bin" in text and "safetensors" in text):
+        return InputError(
+            "model", source, "has its weights as pickles only, which can run code when opened; convert them to "
+            "safetensors, or pass --allow-pickle (allow_pickle=True) if you trust their author"
+        )  # fmt: skip
+    if "trust_remote_code" in text:
+        return InputError("model", source, "needs code of its own repository to run, which hf_backdoor never does")
+    return InputError("model", source, f"cannot be loaded ({type(error).__name__}: {text[:300]})")
+
+
+def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False, **kwargs: Any) -> Any:
+    """`transformers.<auto_class>.from_pretrained`, safely.
+
+    Args:
+        auto_class (`str`): e.g. `"AutoModelForImageClassification"` or `"AutoImageProcessor"`.
+        source (`str`): folder or Hub id.
+        allow_pickle (`bool`): also load weights that are only stored as pickles (by `torch.load(weights_only=True)`).
+        kwargs: for `from_pretrained`.
+
+    Raises:
+        InputError: nothing is there, it does not load, or only unsafely.
+    """
+    import transformers
+
+    if auto_class.startswith("AutoModel"):
+        import torch
+
+        # A checkpoint in half precision would otherwise stay in half precision, and not train.
+        kwargs |= {"dtype": torch.float32, "use_safetensors": None if allow_pickle else True}
+    try:
+        return getattr(transformers, auto_class).from_pretrained(source, trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise _explain(source, error) from error
+
+
+def check_head(model: PreTrainedModel, names: list[str]) -> None:
+    """Compares a classifier's head with the classes of a data set.
+
+    Args:
+        model: a classifier.
+        names: class names of the data set, in the order of their numbers.
+
+    Raises:
+        InputError: the numbers of classes differ, or the names are the same in another order.
+    """
+    own = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if len(own) != len(names):
+        raise InputError(
+            "model", model.config.name_or_path, f"has a head for {len(own)} classes and the data set has {len(names)}; "
+            "use the data set that the model was trained for"
+        )  # fmt: skip
+    if own != names and sorted(own) == sorted(names):
+        raise InputError(
+            "model", model.config.name_or_path, f"numbers the same classes differently ({own} against {names}); "
+            "cast the label column to the model's order"
+        )  # fmt: skip
+
+
+def label_maps(names: list[str]) -> dict[str, Any]:
+    """Configuration of a classifier for these classes."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def from_scratch(auto_class: str, architecture: str, settings: dict[str, Any], names: list[str]) -> PreTrainedModel:
+    """A classifier with random weights.
+
+    Args:
+        auto_class (`str`): e.g. `"AutoModelForImageClassification"`.
+        architecture (`str`): model type, e.g. `"vit"`.
+        settings (`dict`): for its configuration.
+        names (`list[str]`): of the classes.
+
+    Raises:
+        InputError: unknown architecture, or one that is no such classifier, or settings that do not fit together.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.for_model(architecture, **settings, **label_maps(names))
+        return getattr(transformers, auto_class).from_config(config)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError("architecture", architecture, f"makes no {auto_class} with {settings} ({reason})") from error

@@ -1,0 +1,62 @@
+"""Finding triggers, tasks, modalities and defences: each is one module of its package, named after the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from typing import Any, TypeVar
+
+from .errors import InputError
+
+
+T = TypeVar("T")
+
+
+def names(package: str) -> list[str]:
+    """Names of all plugins of a package such as `"hf_backdoor.triggers"`, sorted, without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
+def find(package: str, name: str, base: type[T], field: str) -> type[T]:
+    """The plugin class called `name`.
+
+    Args:
+        package (`str`): package that holds one plugin a module.
+        name (`str`): a module of the package, or `"your.module:YourClass"` for a class of your own.
+        base (`type`): what the plugin must derive from.
+        field (`str`): the user's name for this choice, for the error.
+
+    Raises:
+        InputError: there is no such plugin.
+    """
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(field, name, f"cannot be imported ({error}); write it as package.module:Class") from error
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            raise InputError(field, name, f"must be a subclass of {base.__module__}.{base.__name__}")
+        return found
+    if name not in names(package):
+        raise InputError(field, name, f"unknown; choose one of {', '.join(names(package))}, or package.module:Class")
+    module = importlib.import_module(f"{package}.{name}")
+    return next(
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, base) and member.__module__ == module.__name__ and not inspect.isabstract(member)
+    )
+
+
+def build(plugin: type[T], arguments: dict[str, Any], field: str) -> T:
+    """Makes a plugin, a dataclass, from its named arguments; unknown names are an `InputError`."""
+    known = [item.name for item in dataclasses.fields(plugin) if item.init]
+    for name in arguments:
+        if name not in known:
+            raise InputError(field, name, f"{plugin.__name__} has no such argument; it has {', '.join(known)}")
+    try:
+        return plugin(**arguments)
+    except TypeError as error:
+        raise InputError(field, arguments, f"does not make a {plugin.__name__}: {error}") from error

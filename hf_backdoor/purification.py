@@ -1,0 +1,233 @@
+"""`purify`: one call from a suspect model and clean data to a repaired model with the evidence beside it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cards import write_card
+from .cards.rendering import measures_table
+from .data.columns import Columns, class_names, resolve_columns
+from .data.sources import load_data, pick_split, with_class_labels
+from .defenses import Defense, load_defense
+from .errors import InputError
+from .measuring import example_rows, measure
+from .models import check_head
+from .poisoning import PoisonConfig, triggered
+from .results import RESULTS_FILE, describe_run, local_name, write_json
+from .tasks import task_for
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, TrainingArguments
+
+PURIFICATION_DEFAULTS = {"save_strategy": "no", "eval_strategy": "steps", "eval_steps": 0.1, "logging_steps": 10}
+
+
+@dataclass
+class Purification:
+    """What [`purify`] returns.
+
+    Attributes:
+        model (`PreTrainedModel`): the purified model.
+        results (`dict`): everything that was measured, as in `results.json`.
+        output_dir (`Path`, *optional*): where the model, its processor, the results and the card are.
+    """
+
+    model: PreTrainedModel
+    results: dict[str, Any]
+    output_dir: Path | None
+
+    def table(self) -> str:
+        """What was measured before and after, for a terminal."""
+        measured = {"before": self.results["suspect"], "after": self.results["purified"]}
+        return measures_table(measured) if self.results["purified"] else "Nothing was measured: there is no test set."
+
+
+def check_output(output_dir: str | Path, *, overwrite: bool, resuming: bool = False) -> Path:
+    """A folder to write to, not made yet.
+
+    Raises:
+        InputError: it has content, and it is to be neither overwritten nor resumed.
+    """
+    path = Path(output_dir)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (overwrite or resuming)):
+        raise InputError("output", str(path), "is in use; choose another folder, or pass --overwrite")
+    return path
+
+
+def check_clean_set(dataset: Dataset, columns: Columns, names: list[str], batch_size: int) -> None:
+    """Whether a clean set can be trained on.
+
+    Raises:
+        InputError: fewer samples than one batch, or a class without a sample.
+    """
+    if len(dataset) < batch_size:
+        raise InputError(
+            "dataset", len(dataset), f"the clean set has fewer samples than one batch of {batch_size}; add samples, or "
+            "lower per_device_train_batch_size"
+        )  # fmt: skip
+    present = set(np.unique(dataset[columns.label]).tolist())
+    missing = [name for number, name in enumerate(names) if number not in present]
+    if missing:
+        raise InputError(
+            "dataset", missing, "no clean sample of these classes, which the model would forget; add some of each"
+        )  # fmt: skip
+
+
+def _load_clean(clean_dataset: Dataset | str, input_column: str | None, label_column: str | None) -> Dataset:
+    if isinstance(clean_dataset, str):
+        clean_dataset = pick_split(load_data(clean_dataset), None, ("train",), "dataset")
+    columns = resolve_columns(clean_dataset.features, input_column, label_column)
+    return with_class_labels(clean_dataset, columns.label)
+
+
+def purify(
+    model: PreTrainedModel | str,
+    clean_dataset: Dataset | str,
+    *,
+    output_dir: str | Path | None = None,
+    defense: Defense | str = "super_fine_tuning",
+    processing_class: Any = None,
+    args: TrainingArguments | None = None,
+    test_dataset: Dataset | None = None,
+    attack: PoisonConfig | None = None,
+    input_column: str | None = None,
+    label_column: str | None = None,
+    victim_seconds: float | None = None,
+    data_name: str | None = None,
+    overwrite: bool = False,
+    allow_pickle: bool = False,
+) -> Purification:
+    """Removes a backdoor that may be hidden in a classifier, by training it on clean data.
+
+    The defence sees the model and the clean set, nothing else: `test_dataset` and `attack` only serve to measure, and
+    the purified weights are the same, bit for bit, with and without them.
+
+    Args:
+        model (`PreTrainedModel` or `str`): an image or text classifier, or its folder or Hub id. An object that is
+            passed in is not changed.
+        clean_dataset (`Dataset` or `str`): labelled samples that the owner trusts, at least one of each class; or
+            where to find them, see [`~hf_backdoor.data.load_data`] (of several splits, `train`).
+        output_dir (*optional*): folder for model, processor, results and card; with checkpoints if `args` asks.
+        defense ([`~hf_backdoor.defenses.Defense`] or `str`): how. The default is super-fine-tuning.
+        processing_class (*optional*): image processor or tokenizer; loaded with the model if that is a `str`.
+        args (`TrainingArguments`, *optional*): replaces the defence's defaults as a whole.
+        test_dataset (`Dataset`, *optional*): labelled data for the clean accuracy before and after.
+        attack ([`~hf_backdoor.poisoning.PoisonConfig`], *optional*): a known trigger, to measure ASR and RA on
+            `test_dataset` before, during and after.
+        input_column, label_column (`str`, *optional*): found when not given.
+        victim_seconds (`float`, *optional*): training time of the model, for the cost ratio.
+        data_name (`str`, *optional*): of the clean data, for the card.
+        overwrite (`bool`): write into a folder that has content.
+        allow_pickle (`bool`): load weights that are stored as pickles only.
+
+    Raises:
+        InputError: the model, the data and the settings do not fit together. Nothing has been written then.
+
+    Example:
+
+    ```python
+    >>> result = purify("org/suspect", "clean_images/", output_dir="purified")
+    >>> result.results["purified"]["clean_accuracy"]
+    ```
+    """
+    defense = load_defense(defense) if isinstance(defense, str) else defense
+    if output_dir is not None:
+        resuming = args is not None and args.resume_from_checkpoint is not None
+        output_dir = check_output(output_dir, overwrite=overwrite, resuming=resuming)
+    if attack is not None and test_dataset is None:
+        raise InputError("attack", attack.trigger.name, "needs a test_dataset to be measured on")
+    clean = _load_clean(clean_dataset, input_column, label_column)
+    columns = resolve_columns(clean.features, input_column, label_column)
+    task = task_for(columns)
+    names = class_names(clean, columns.label)
+    if isinstance(model, str):
+        suspect = task.load_model(model, allow_pickle=allow_pickle)
+        processing_class = processing_class or task.load_processor(model)
+    else:
+        suspect = model
+    if processing_class is None:
+        raise InputError("processing_class", None, "is needed when the model is an object: its processor or tokenizer")
+    check_head(suspect, names)
+    args = copy.copy(args) or default_arguments(defense, output_dir or "purified")
+    if test_dataset is None:
+        args.eval_strategy = "no"
+    check_clean_set(clean, columns, names, args.per_device_train_batch_size)
+    given_columns = {"input_column": columns.input, "label_column": columns.label}
+    attacked = triggered(test_dataset, attack, **given_columns) if attack is not None else None
+
+    suspect = suspect.eval()
+    trainer = defense.trainer_class()(
+        copy.deepcopy(suspect),
+        args,
+        train_dataset=clean,
+        eval_dataset=test_dataset,
+        triggered_dataset=attacked,
+        processing_class=processing_class,
+        callbacks=defense.callbacks(),
+        **given_columns,
+        **defense.trainer_kwargs(),
+    )
+    before = measure(trainer)
+    trainer.evaluation_seconds = 0.0
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    seconds = time.perf_counter() - started - trainer.evaluation_seconds
+    after = measure(trainer)
+    purified = trainer.accelerator.unwrap_model(trainer.model).eval()
+
+    results = describe_run(
+        "purify",
+        task=task.pipeline_tag,
+        suspect_model=local_name(suspect.config.name_or_path),
+        seed=args.seed,
+        data={"name": local_name(data_name)},
+        clean_data={"samples": len(clean), "classes": names},
+        attack=attack.to_dict() if attack else None,
+        defense=defense.to_dict() | {"title": defense.title, "paper": defense.paper, **defense.report(trainer)},
+        training=training_report(trainer),
+        suspect=before,
+        purified=after,
+        cost={"purification_seconds": seconds, "victim_seconds": victim_seconds},
+        cost_ratio=seconds / victim_seconds if victim_seconds else None,
+        log=trainer.state.log_history,
+    )
+    if output_dir is not None and trainer.is_world_process_zero():
+        purified.save_pretrained(output_dir)
+        processing_class.save_pretrained(output_dir)
+        write_json(output_dir / RESULTS_FILE, results)
+        examples = []
+        if attacked is not None:
+            models = {"before": suspect.to(purified.device), "after": purified}
+            examples = example_rows(models, trainer.data_collator, test_dataset, attacked)
+        write_card(output_dir, results, examples)
+    trainer.accelerator.wait_for_everyone()
+    return Purification(purified, results, output_dir)
+
+
+def default_arguments(defense: Defense, output_dir: str | Path, **settings: Any) -> TrainingArguments:
+    """The `TrainingArguments` of [`purify`] when the user gives none, with `settings` over them."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(str(output_dir), **PURIFICATION_DEFAULTS | defense.training_defaults() | settings)
+
+
+def training_report(trainer: Any) -> dict[str, Any]:
+    """How a trainer trained, for the results file."""
+    args = trainer.args
+    return {
+        "steps": trainer.state.max_steps,
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "processes": args.world_size,
+        "optimizer": str(getattr(args.optim, "value", args.optim)),
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
+    }

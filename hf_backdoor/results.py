@@ -1,0 +1,53 @@
+"""Results files: what was run, where, and what came out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+SCHEMA_VERSION = 1
+RESULTS_FILE = "results.json"
+PACKAGES = ("hf_backdoor", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "huggingface_hub")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, accelerator and threads."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "accelerator": accelerator}
+
+
+def describe_run(command: str, **fields: Any) -> dict[str, Any]:
+    """The head of every results file, then `fields`."""
+    head = {"schema_version": SCHEMA_VERSION, "command": command, "versions": versions(), "hardware": hardware()}
+    return head | fields
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def local_name(source: str | None) -> str | None:
+    """A Hub id as it is, and only the last part of a local path, for the rest is nobody's business."""
+    if source is None or not Path(source).exists():
+        return source
+    return Path(source).resolve().name

@@ -1,0 +1,48 @@
+"""Image classifiers: ViT, DeiT, DINOv2, Swin, ResNet, ConvNeXt and the rest of `AutoModelForImageClassification`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from transformers import PreTrainedModel
+
+from ..data.columns import Columns
+from . import Task
+
+
+class ImageCollator:
+    """Decoded rows to `pixel_values` (float32, `(batch, channels, height, width)`) and `labels`."""
+
+    def __init__(self, processor: Any, columns: Columns):
+        self.processor, self.columns = processor, columns
+        # RGB as in pipeline(), so that the model sees in training what it will see in use, unless it was made for grey.
+        self.mode = "L" if len(getattr(processor, "image_mean", None) or "RGB") == 1 else "RGB"
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        pictures = [row[self.columns.input].convert(self.mode) for row in rows]
+        batch = self.processor(images=pictures, return_tensors="pt")
+        labels = torch.tensor([row[self.columns.label] for row in rows])
+        return {"pixel_values": batch["pixel_values"], "labels": labels}
+
+
+class ImageClassification(Task):
+    modality: ClassVar[str] = "image"
+    model_class: ClassVar[str] = "AutoModelForImageClassification"
+    processor_class: ClassVar[str] = "AutoImageProcessor"
+    pipeline_tag: ClassVar[str] = "image-classification"
+
+    def new_processor(self, model: PreTrainedModel) -> Any:
+        # Needs Pillow alone; saved, it is a ViTImageProcessor, which machines with torchvision load as such.
+        from transformers import ViTImageProcessorPil
+
+        side, channels = model.config.image_size, model.config.num_channels
+        return ViTImageProcessorPil(
+            size={"height": side, "width": side}, image_mean=[0.5] * channels, image_std=[0.5] * channels
+        )
+
+    def collator(self, processor: Any, columns: Columns) -> ImageCollator:
+        return ImageCollator(processor, columns)
+
+    def augment(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return inputs

@@ -1,0 +1,146 @@
+"""`BackdoorTrainer`: a Trainer that reports clean accuracy, attack success rate and robust accuracy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.trainer_utils import EvalLoopOutput
+
+from .checkpoints import ReliableCheckpoints
+from .data.columns import Columns, resolve_columns
+from .errors import InputError
+from .metrics import attack_success_rate, clean_accuracy, robust_accuracy
+from .tasks import task_for
+
+
+def predicted_classes(predictions: Any) -> np.ndarray:
+    """Classes, int64 `(samples,)`, from what `Trainer.predict` returns: logits, class numbers, or a tuple with one."""
+    scores = predictions[0] if isinstance(predictions, tuple) else predictions
+    return scores.argmax(-1) if scores.ndim > 1 else scores
+
+
+def mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """In nats, of float `(samples, classes)` and int `(samples,)`."""
+    return torch.nn.functional.cross_entropy(torch.from_numpy(logits).float(), torch.from_numpy(labels).long()).item()
+
+
+class BackdoorTrainer(ReliableCheckpoints):
+    """Trains a victim (or anything else) and measures the backdoor at every evaluation.
+
+    Everything a `transformers.Trainer` does works here. On top:
+
+    - `eval_clean_accuracy`, `eval_attack_success_rate` and `eval_robust_accuracy` come from two passes: the clean set
+      once, the triggered set once. Any of them can be `metric_for_best_model`.
+    - `eval_loss` is the mean over samples, whatever the number of processes.
+    - Evaluation draws no random number of the training run: with or without it, the trained weights are the same.
+    - Checkpoints restore ViT-family models too.
+    - Data sets with an `Image` or string column need no preparation: the processor is applied when a batch is made.
+
+    Args:
+        model, args, train_dataset, eval_dataset, processing_class, ...: as for `Trainer`. `eval_dataset` is the clean
+            test set.
+        triggered_dataset (`Dataset`, *optional*): made by [`~hf_backdoor.poisoning.triggered`]; has `original_label`.
+        input_column, label_column (`str`, *optional*): found when not given. Not used with a `data_collator`.
+
+    Raises:
+        InputError: the columns are not there.
+
+    Example:
+
+    ```python
+    config = PoisonConfig(load_trigger("badnets"), target_label=0, rate=0.1)
+    trainer = BackdoorTrainer(
+        model,
+        TrainingArguments("victim"),
+        train_dataset=poison(data["train"], config),
+        eval_dataset=data["test"],
+        triggered_dataset=triggered(data["test"], config),
+        processing_class=image_processor,
+    )
+    trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: Any = None,
+        *,
+        triggered_dataset: Any = None,
+        input_column: str | None = None,
+        label_column: str | None = None,
+        **kwargs: Any,
+    ):
+        self.triggered_dataset = triggered_dataset
+        self.evaluation_seconds = 0.0
+        self._triggered_pass_due = False
+        some_dataset = next(
+            (kwargs[name] for name in ("train_dataset", "eval_dataset") if kwargs.get(name) is not None),
+            triggered_dataset,
+        )
+        if isinstance(some_dataset, dict):
+            some_dataset = next(iter(some_dataset.values()))
+        self.columns: Columns | None = None
+        if kwargs.get("data_collator") is None and hasattr(some_dataset, "features"):
+            self.columns = resolve_columns(some_dataset.features, input_column, label_column)
+            self.task = task_for(self.columns)
+            kwargs["data_collator"] = self.task.collator(kwargs.get("processing_class"), self.columns)
+            if args is not None:
+                args.remove_unused_columns = False  # the collator reads the image or the text
+        if args is not None and args.batch_eval_metrics:
+            raise InputError("batch_eval_metrics", True, "the measures need all predictions at once; set it to False")
+        super().__init__(model, args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As `Trainer.evaluate`; the triggered set joins in unless another data set is given."""
+        started = time.perf_counter()
+        self._triggered_pass_due = eval_dataset is None and self.triggered_dataset is not None
+        with torch.random.fork_rng():
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self.evaluation_seconds += time.perf_counter() - started
+        return metrics
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        if description == "Prediction" or output.label_ids is None or np.ndim(output.label_ids) != 1:
+            return output
+        classes = predicted_classes(output.predictions)
+        output.metrics[f"{metric_key_prefix}_clean_accuracy"] = clean_accuracy(classes, output.label_ids)
+        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        if logits.ndim == 2:
+            # Trainer averages batch means, and counts the samples that pad the last round of processes.
+            output.metrics[f"{metric_key_prefix}_loss"] = mean_cross_entropy(logits, output.label_ids)
+        if self._triggered_pass_due:
+            self._triggered_pass_due = False
+            attack = self.attack_metrics(ignore_keys)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in attack.items()})
+            output = output._replace(num_samples=output.num_samples + len(self.triggered_dataset))
+        return output
+
+    def attack_metrics(self, ignore_keys: list[str] | None = None) -> dict[str, float]:
+        """One pass over the triggered set: `attack_success_rate` and `robust_accuracy`."""
+        user_metrics, self.compute_metrics = self.compute_metrics, None
+        try:
+            loader = self.get_eval_dataloader(self.triggered_dataset)
+            output = super().evaluation_loop(loader, "Triggered evaluation", False, ignore_keys, "triggered")
+        finally:
+            self.compute_metrics = user_metrics
+        classes = predicted_classes(output.predictions)
+        truth = np.asarray(self.triggered_dataset["original_label"])
+        targets = np.asarray(output.label_ids)
+        return {
+            "attack_success_rate": attack_success_rate(classes, truth, targets),
+            "robust_accuracy": robust_accuracy(classes, truth, targets),
+        }

@@ -1,0 +1,92 @@
+"""Training a victim, or its benign counterpart, and writing it down."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cards import write_card
+from .data.columns import class_names, resolve_columns
+from .measuring import measure
+from .models import check_head
+from .poisoning import PoisonConfig, poison, triggered
+from .purification import training_report
+from .results import RESULTS_FILE, describe_run, write_json
+from .trainer import BackdoorTrainer
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, TrainingArguments
+
+
+def train_classifier(
+    model: PreTrainedModel,
+    args: TrainingArguments,
+    train_dataset: Dataset,
+    *,
+    processing_class: Any,
+    test_dataset: Dataset | None = None,
+    attack: PoisonConfig | None = None,
+    poisoned: bool = True,
+    input_column: str | None = None,
+    label_column: str | None = None,
+    data_name: str | None = None,
+) -> dict[str, Any]:
+    """Trains a classifier on a data set that it poisons first, measures it, and saves it in `args.output_dir`.
+
+    Args:
+        model: a classifier with as many classes as the data set; trained in place.
+        args: of the Trainer.
+        train_dataset: clean; poisoned here with `attack`.
+        processing_class: image processor or tokenizer.
+        test_dataset (*optional*): clean test set, for CA, and triggered with `attack`, for ASR and RA.
+        attack (*optional*): without it the model is benign.
+        poisoned (`bool`): `False` trains on clean data and measures with `attack` all the same, for a benign model to
+            compare with.
+        data_name (`str`, *optional*): for the card.
+
+    Returns:
+        The results, as in `results.json`; under `victim` (or `benign`) what was measured.
+    """
+    columns = resolve_columns(train_dataset.features, input_column, label_column)
+    given = {"input_column": columns.input, "label_column": columns.label}
+    names = class_names(train_dataset, columns.label)
+    check_head(model, names)
+    poison_here = attack is not None and poisoned
+    attacked = triggered(test_dataset, attack, **given) if attack and test_dataset is not None else None
+    if test_dataset is None:
+        args.eval_strategy = "no"
+    trainer = BackdoorTrainer(
+        model,
+        args,
+        train_dataset=poison(train_dataset, attack, **given) if poison_here else train_dataset,
+        eval_dataset=test_dataset,
+        triggered_dataset=attacked,
+        processing_class=processing_class,
+        **given,
+    )
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    seconds = time.perf_counter() - started - trainer.evaluation_seconds
+    results = describe_run(
+        "train",
+        task=trainer.task.pipeline_tag,
+        seed=args.seed,
+        data={"name": data_name},
+        clean_data={"samples": len(train_dataset), "classes": names},
+        attack=attack.to_dict() if poison_here else None,
+        training=training_report(trainer),
+        **{"victim" if poison_here else "benign": measure(trainer)},
+        cost={"training_seconds": seconds},
+        log=trainer.state.log_history,
+    )
+    folder = Path(args.output_dir)
+    if trainer.is_world_process_zero():
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        processing_class.save_pretrained(folder)
+        write_json(folder / RESULTS_FILE, results)
+        write_card(folder, results)
+    trainer.accelerator.wait_for_everyone()
+    return results

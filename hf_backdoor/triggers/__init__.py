@@ -1,0 +1,91 @@
+"""Triggers: what the attacker adds to an input. One module each; the module's name is the attack's name.
+
+A trigger is a frozen dataclass whose fields are its settings and whose call is a pure function of a batch, so that a
+new one is a new file in this folder (or a class of yours, named `"your.module:YourTrigger"`) and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import plugins
+
+
+@dataclass(frozen=True)
+class Trigger(ABC):
+    """A pure, vectorised function of a batch of inputs.
+
+    Attributes:
+        modality (`str`): `"image"` or `"text"`.
+        version (`int`): raise it when the output changes, so that cached poisoned data is not used again. Editing the
+            module has the same effect.
+        paper (`str`): where the attack comes from.
+    """
+
+    modality: ClassVar[str]
+    version: ClassVar[int] = 1
+    paper: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, batch: Any, index: np.ndarray) -> Any:
+        """The batch with the trigger on every sample.
+
+        Args:
+            batch: images, uint8 `(batch, height, width, channels)` with 1 or 3 channels, values 0 to 255; or a
+                list of strings. It must not be changed in place.
+            index (`np.ndarray` of int64, shape `(batch,)`): number of each sample in its data set, the only source
+                of randomness that may differ from sample to sample.
+
+        Returns:
+            The same type, shape and dtype.
+        """
+
+    @property
+    def name(self) -> str:
+        """The name under which [`load_trigger`] finds it."""
+        package, _, module = type(self).__module__.rpartition(".")
+        return module if package == __name__ else f"{type(self).__module__}:{type(self).__name__}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, version and settings, ready for JSON."""
+        return {"name": self.name, "version": self.version, **asdict(self)}
+
+    def fingerprint(self) -> str:
+        """Changes with the settings, the version and the source code of the trigger's module (and of its bases)."""
+        digest = hashlib.sha256(repr(sorted(self.to_dict().items())).encode())
+        for cls in type(self).__mro__:
+            if issubclass(cls, Trigger):
+                digest.update(Path(inspect.getfile(cls)).read_bytes())
+        return digest.hexdigest()
+
+
+def trigger_names() -> list[str]:
+    """Names of the triggers that come with the package."""
+    return plugins.names(__name__)
+
+
+def load_trigger(name: str, **settings: Any) -> Trigger:
+    """Makes a trigger from its name and settings.
+
+    Args:
+        name (`str`): one of [`trigger_names`], or `"your.module:YourTrigger"`.
+        settings: its fields.
+
+    Raises:
+        InputError: unknown name or setting, or a setting outside its range.
+
+    Example:
+
+    ```python
+    >>> load_trigger("badnets", size=4, position="top-left")
+    BadNets(size=4, position='top-left', margin=0, value=255)
+    ```
+    """
+    return plugins.build(plugins.find(__name__, name, Trigger, "attack"), settings, "attack_args")
