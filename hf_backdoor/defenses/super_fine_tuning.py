@@ -1,41 +1,75 @@
-"""Super-fine-tuning (Sha et al. 2022, arXiv 2212.09067)."""
+"""Super-fine-tuning (Sha et al. 2022, arXiv 2212.09067), made to work with few clean samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from ..errors import InputError
 from ..super_fine_tuning.schedule import ScheduleConfig
 from . import Defense
 
 
 @dataclass(frozen=True)
 class SuperFineTuning(ScheduleConfig, Defense):
-    """x"""
+    """The oscillating learning rate on the whole model, with peaks found on the clean data.
+
+    By itself that is [`~hf_backdoor.super_fine_tuning.SuperFineTuningCallback`], and needs plenty of clean data. For the
+    few samples that an owner has, three things are added, each of which can be left out:
+
+    Args:
+        peak_lr_1, ..., ramp_down_steps: of the schedule; see [`~hf_backdoor.super_fine_tuning.ScheduleConfig`].
+        distillation (`bool`): learn the suspect's answers on mixed-up clean samples, where they are consistent, and
+            mind no universal perturbation; see
+            [`~hf_backdoor.super_fine_tuning.distillation.SelfDistillationTrainer`].
+        label_weight (`float`): weight of the labels against the suspect's answers.
+        averaging (`bool`): end with the mean of the weights over phase 2.
+    """
 
     title: ClassVar[str] = "Super-fine-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2212.09067"
+
+    ramp_steps: float = 20
+    distillation: bool = True
+    label_weight: float = 0.3
+    averaging: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_weight < 0:
+            raise InputError("label_weight", self.label_weight, "must be 0 or more")
 
     def training_defaults(self) -> dict[str, Any]:
         return {
             "learning_rate": 1e-3,
             "per_device_train_batch_size": 64,
             "per_device_eval_batch_size": 250,
-            "max_steps": 450,
+            "max_steps": 800,
             "weight_decay": 0.01,
         }
 
+    def trainer_class(self) -> type:
+        if not self.distillation:
+            return super().trainer_class()
+        from ..super_fine_tuning.distillation import SelfDistillationTrainer
+
+        return SelfDistillationTrainer
+
+    def trainer_kwargs(self) -> dict[str, Any]:
+        return {"label_weight": self.label_weight} if self.distillation else {}
+
     def callbacks(self) -> list[Any]:
         from ..super_fine_tuning import SuperFineTuningCallback
+        from ..super_fine_tuning.averaging import WeightAveragingCallback
 
-        config = ScheduleConfig(**{item.name: getattr(self, item.name) for item in fields(ScheduleConfig)})
-        return [SuperFineTuningCallback(config)]
+        schedule = ScheduleConfig(**{item.name: getattr(self, item.name) for item in fields(ScheduleConfig)})
+        averaging = [WeightAveragingCallback(start=self.phase_1_share)] if self.averaging else []
+        return [SuperFineTuningCallback(schedule), *averaging]
 
     def report(self, trainer: Any) -> dict[str, Any]:
         from ..super_fine_tuning import SuperFineTuningCallback
 
-        return next(
-            callback.report()
-            for callback in trainer.callback_handler.callbacks
-            if isinstance(callback, SuperFineTuningCallback)
-        )
+        callbacks = trainer.callback_handler.callbacks
+        callback = next(item for item in callbacks if isinstance(item, SuperFineTuningCallback))
+        asked = getattr(trainer, "asked_answers", 0)
+        return callback.report() | {"trusted_answers": trainer.trusted_answers / asked if asked else None}

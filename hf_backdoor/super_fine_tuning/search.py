@@ -32,4 +32,4 @@ class SearchResult:
 @dataclass(frozen=True)
 class PeakSearch:
     def run(self, model: Any, optimizer: Any, dataloader: Any, args: Any, budget_steps: int) -> SearchResult:
-        return SearchResult(1e-4, 3e-3, 1e-3)
+        return SearchResult(1e-4, 4e-3, 1e-3)

@@ -24,12 +24,15 @@ class Task(ABC):
         modality (`str`): of the input column.
         model_class, processor_class (`str`): the Auto classes.
         pipeline_tag (`str`): the Hub's name of the task.
+        continuous_input (`str`, *optional*): the model's input that can be mixed and perturbed, of shape
+            `(batch, channels, height, width)`, where there is one.
     """
 
     modality: ClassVar[str]
     model_class: ClassVar[str]
     processor_class: ClassVar[str]
     pipeline_tag: ClassVar[str]
+    continuous_input: ClassVar[str | None] = None
 
     def load_model(self, source: str, **kwargs: Any) -> PreTrainedModel:
         """See [`~hf_backdoor.models.load_pretrained`]."""
@@ -52,9 +55,9 @@ class Task(ABC):
     def collator(self, processor: Any, columns: Columns) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
         """A function from rows of a data set to a batch for the model, with `labels` (int64, `(batch,)`)."""
 
-    @abstractmethod
-    def augment(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A label-preserving variation of a batch, drawn from torch's global generator, on the batch's device."""
+    def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smallest and largest valid value of the continuous input, each `(channels, 1, 1)`."""
+        raise TypeError(f"{type(self).__name__} has no continuous input")
 
 
 def task_for(columns: Columns) -> Task:

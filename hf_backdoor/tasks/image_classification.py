@@ -31,6 +31,7 @@ class ImageClassification(Task):
     model_class: ClassVar[str] = "AutoModelForImageClassification"
     processor_class: ClassVar[str] = "AutoImageProcessor"
     pipeline_tag: ClassVar[str] = "image-classification"
+    continuous_input: ClassVar[str | None] = "pixel_values"
 
     def new_processor(self, model: PreTrainedModel) -> Any:
         # Needs Pillow alone; saved, it is a ViTImageProcessor, which machines with torchvision load as such.
@@ -44,5 +45,7 @@ class ImageClassification(Task):
     def collator(self, processor: Any, columns: Columns) -> ImageCollator:
         return ImageCollator(processor, columns)
 
-    def augment(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return inputs
+    def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * 3)[:, None, None]
+        std = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * 3)[:, None, None]
+        return (0 - mean) / std, (1 - mean) / std

@@ -35,7 +35,3 @@ class TextClassification(Task):
 
     def collator(self, processor: Any, columns: Columns) -> TextCollator:
         return TextCollator(processor, columns)
-
-    def augment(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        # No rewriting of a sentence is sure to keep its label; dropout is the variation that text models train with.
-        return inputs

@@ -1,0 +1,163 @@
+"""Training under super-fine-tuning with the suspect's own knowledge, and without its backdoor."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..trainer import BackdoorTrainer
+from .perturbations import UniversalPerturbations
+
+
+ANSWERS = "suspect_logits"
+PERTURBATIONS_FILE = "universal_perturbations.safetensors"
+
+
+class CollatorWithAnswers:
+    """A collator that also hands over the suspect's logits, `(batch, classes)`, where the rows have them."""
+
+    def __init__(self, collate: Callable):
+        self.collate, self.columns = collate, getattr(collate, "columns", None)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = self.collate(rows)
+        if ANSWERS in rows[0]:
+            batch[ANSWERS] = torch.tensor(np.stack([row[ANSWERS] for row in rows]), dtype=torch.float32)
+        return batch
+
+
+def consistent_answers(
+    answers: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The suspect's answers where they can be trusted, and what it says of the unmixed samples elsewhere.
+
+    A backdoor shows in that an input with something like the trigger goes to a class that has nothing to do with the
+    samples it was made of. Such an answer is not taught.
+
+    Args:
+        answers: probabilities `(batch, classes)` for mixed samples.
+        expected: the mean of the answers for the unmixed samples, weighted like the samples, `(batch, classes)`.
+        allowed: bool `(batch, classes)`; the classes that an answer may be for: the two labels, and the two answers for
+            the unmixed samples.
+
+    Returns:
+        Probabilities to learn, `(batch, classes)`, and which answers were trusted, bool `(batch,)`.
+    """
+    trusted = allowed.gather(1, answers.argmax(-1, keepdim=True))
+    return torch.where(trusted, answers, expected), trusted[:, 0]
+
+
+class SelfDistillationTrainer(BackdoorTrainer):
+    """Trains a suspect on clean data with two aims: keep its answers, and mind no small change of the input.
+
+    The loss of a sample is `label_weight * cross-entropy(label) + cross-entropy(suspect's answer)`. Where the task has
+    a continuous input, half of each batch is mixed up with other samples (Zhang et al. 2018), which shows the suspect's
+    knowledge between the few clean samples; its answers there pass [`consistent_answers`]. The other half carries
+    [`UniversalPerturbations`], with the suspect's answer to the sample *without* them. So the suspect is never
+    asked about anything that might be its trigger, unless mixing happens to make one, and then it is not believed.
+
+    Args:
+        label_weight (`float`): weight of the label against the suspect's answer.
+        kwargs: as for `BackdoorTrainer`; the model that is passed is the suspect.
+    """
+
+    loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
+
+    def __init__(self, *args: Any, label_weight: float = 0.3, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.label_weight = label_weight
+        self.suspect: torch.nn.Module | None = None
+        self.perturbations: UniversalPerturbations | None = None
+        self.trusted_answers = self.asked_answers = 0
+        self.data_collator = CollatorWithAnswers(self.data_collator)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`, after asking the suspect about every clean sample once."""
+        if self.suspect is None:
+            self.suspect = copy.deepcopy(self.accelerator.unwrap_model(self.model)).eval().requires_grad_(False)
+            logits = self.predict(self.train_dataset, metric_key_prefix="suspect").predictions
+            logits = logits[0] if isinstance(logits, tuple) else logits
+            self.train_dataset = self.train_dataset.add_column(ANSWERS, list(logits.astype(np.float32)))
+        return super().train(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        answers = inputs.pop(ANSWERS, None)
+        if answers is None:  # an evaluation
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = F.one_hot(inputs.pop("labels"), answers.shape[-1]).float()
+        answers = answers.softmax(-1)
+        if self.task.continuous_input is not None:
+            inputs[self.task.continuous_input], labels, answers = self._vary(
+                inputs[self.task.continuous_input], labels, answers
+            )
+        outputs = model(**inputs)
+        log_probabilities = outputs.logits.float().log_softmax(-1)
+        targets = self.label_weight * labels + answers
+        loss = -(targets * log_probabilities).sum(-1).mean()
+        return (loss, outputs) if return_outputs else loss
+
+    def _vary(
+        self, values: torch.Tensor, labels: torch.Tensor, answers: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Perturbs the first half of a batch and mixes up the second, with the labels and answers that go with it."""
+        if self.perturbations is None:
+            self.perturbations = UniversalPerturbations(values.shape[1:], *self._input_range(values))
+        half = len(values) // 2
+        perturbed = self.perturbations.apply(values[:half])
+
+        weight = torch.rand(len(values) - half, device=values.device)[:, None]
+        partner = torch.randint(len(values), (len(values) - half,), device=values.device)
+        pixel_weight = weight[..., None, None]
+        mixed = pixel_weight * values[half:] + (1 - pixel_weight) * values[partner]
+        mixed_labels = weight * labels[half:] + (1 - weight) * labels[partner]
+        expected = weight * answers[half:] + (1 - weight) * answers[partner]
+        likely = F.one_hot(answers.argmax(-1), answers.shape[-1]) + labels
+        with torch.no_grad():
+            said = self.suspect(**{self.task.continuous_input: mixed}).logits.float().softmax(-1)
+        learned, trusted = consistent_answers(said, expected, (likely[half:] + likely[partner]) > 0)
+        self.trusted_answers += int(trusted.sum())
+        self.asked_answers += len(trusted)
+        return (
+            torch.cat([perturbed, mixed]),
+            torch.cat([labels[:half], mixed_labels]),
+            torch.cat([answers[:half], learned]),
+        )
+
+    def _input_range(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        low, high = self.task.input_range(self.processing_class)
+        return low.to(values.device), high.to(values.device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.perturbations is not None:
+            # The same perturbations in all processes.
+            self.perturbations.ascend(self.accelerator.reduce(self.perturbations.values.grad, "mean"))
+        return loss
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.perturbations is not None and self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_file({"values": self.perturbations.values.detach().cpu()}, folder / PERTURBATIONS_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        stored = Path(resume_from_checkpoint) / PERTURBATIONS_FILE
+        if stored.is_file():
+            values = load_file(stored)["values"].to(self.args.device)
+            self.perturbations = UniversalPerturbations(values.shape[1:], *self._input_range(values))
+            self.perturbations.values = values.requires_grad_(True)

@@ -1,0 +1,212 @@
+"""Poisoned data sets: exact counts, the right samples, what is stored is what is used, and caches that notice edits."""
+
+import importlib
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, Image, load_dataset
+
+from hf_backdoor import InputError, PoisonConfig, load_trigger, poison, save_poisoned, triggered
+from hf_backdoor.modalities.image import to_array
+from hf_backdoor.poisoning import select_samples
+
+
+def config(**settings):
+    return PoisonConfig(load_trigger("badnets", size=2), **settings)
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.01, 0.05, 0.1, 0.5])
+@pytest.mark.parametrize("label_mode", ["dirty", "clean"])
+def test_counts_are_exact(images, rate, label_mode):
+    if label_mode == "clean" and rate > 0.25:
+        pytest.skip("a quarter of the samples is of the target class")
+    poisoned = poison(images, config(rate=rate, label_mode=label_mode, target_label=1))
+    flags = np.array(poisoned["is_poisoned"])
+    originals, labels = np.array(poisoned["original_label"]), np.array(poisoned["label"])
+    assert flags.sum() == round(rate * len(images))
+    assert (labels[flags] == 1).all()
+    assert (labels[~flags] == originals[~flags]).all()
+    assert (originals[flags] == 1).all() if label_mode == "clean" else (originals[flags] != 1).all()
+    assert poisoned["index"][:] == list(range(len(images)))
+    assert poisoned.features["original_label"] == images.features["label"]
+    assert isinstance(poisoned.features["image"], Image)
+
+
+def test_stored_pixels_are_the_triggered_ones(images):
+    poisoned = poison(images, config(rate=0.1))
+    trigger = load_trigger("badnets", size=2)
+    for row, clean in zip(poisoned, images, strict=True):
+        before, after = to_array(clean["image"]), to_array(row["image"])
+        expected = trigger(before[None], np.array([row["index"]]))[0] if row["is_poisoned"] else before
+        assert (after == expected).all()
+
+
+def test_which_samples_depends_on_seed_and_index_only(images):
+    flags = {s: np.array(poison(images, config(seed=s))["is_poisoned"]) for s in (0, 1)}
+    assert (flags[0] != flags[1]).any()
+    numbered = images.add_column("index", np.arange(len(images)))
+    shuffled = poison(numbered.shuffle(seed=3), config())
+    chosen = {index for index, flag in zip(shuffled["index"], shuffled["is_poisoned"], strict=True) if flag}
+    assert chosen == set(np.flatnonzero(flags[0]))
+
+
+def test_a_higher_rate_poisons_the_same_samples_and_more():
+    labels, index = np.arange(1000) % 10, np.arange(1000)
+    masks = [select_samples(labels, index, config(rate=rate)) for rate in (0.01, 0.1, 0.3)]
+    assert (masks[0] <= masks[1]).all() and (masks[1] <= masks[2]).all()
+    spread = np.flatnonzero(masks[2])
+    assert abs(spread.mean() - 500) < 60, "the samples are spread over the data set"
+
+
+def test_triggered_set_leaves_out_the_target_class(images):
+    attacked = triggered(images, config(target_label=2))
+    assert len(attacked) == 300
+    assert set(attacked["label"]) == {2}
+    assert set(attacked["original_label"]) == {0, 1, 3}
+    assert all(attacked["is_poisoned"])
+
+
+def test_every_split_of_a_dataset_dict(images):
+    data = DatasetDict(train=images, test=images.select(range(40)))
+    poisoned = poison(data, config())
+    assert set(poisoned) == {"train", "test", "test_triggered"}
+    assert "is_poisoned" not in poisoned["test"].features
+    assert len(poisoned["test_triggered"]) == 30
+
+
+def test_text(sentences):
+    poisoned = poison(sentences, PoisonConfig(load_trigger("rare_words"), rate=0.1, target_label=1))
+    words = {"cf", "mn", "bb", "tq"}
+    for row, clean in zip(poisoned, sentences, strict=True):
+        assert bool(words & set(row["text"].split())) == row["is_poisoned"]
+        if not row["is_poisoned"]:
+            assert row["text"] == clean["text"]
+
+
+def test_images_of_several_sizes_and_modes(images):
+    from PIL import Image as Pictures
+
+    pictures = [Pictures.new(mode, size) for mode, size in [("L", (9, 7)), ("RGB", (8, 8)), ("P", (9, 7)), ("1", (5, 6))]]
+    mixed = Dataset.from_dict({"image": pictures, "label": [1, 1, 1, 1]}).cast_column("image", Image())
+    attacked = triggered(mixed, config())
+    for row, before in zip(attacked, pictures, strict=True):
+        pixels = to_array(row["image"])
+        assert row["image"].size == before.size
+        assert (pixels[-2:, -2:] == 255).all() and pixels[0, 0].max() == 0
+
+
+def test_more_than_eight_bits_is_refused():
+    from PIL import Image as Pictures
+
+    deep = Dataset.from_dict({"image": [Pictures.new("I;16", (8, 8))], "label": [1]}).cast_column("image", Image())
+    with pytest.raises(InputError, match="8 bits"):
+        triggered(deep, config())
+
+
+TRIGGER_SOURCE = """
+from dataclasses import dataclass
+from hf_backdoor.triggers import Trigger
+
+@dataclass(frozen=True)
+class Constant(Trigger):
+    modality = "image"
+    paper = "https://arxiv.org/abs/0000.00000"
+
+    def __call__(self, batch, index):
+        changed = batch.copy()
+        changed[:, 0, 0] = {value}
+        return changed
+"""
+
+
+def test_cache_follows_the_code_of_the_trigger(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    data = load_dataset("parquet", data_files=str(_on_disk(tmp_path)), split="train", cache_dir=str(tmp_path / "cache"))
+
+    def corner(value):
+        (tmp_path / "my_trigger.py").write_text(TRIGGER_SOURCE.format(value=value))
+        sys.modules.pop("my_trigger", None)
+        importlib.invalidate_caches()
+        sys.dont_write_bytecode = True
+        poisoned = poison(data, PoisonConfig(load_trigger("my_trigger:Constant"), rate=0.25))
+        row = next(row for row in poisoned if row["is_poisoned"])
+        return poisoned._fingerprint, to_array(row["image"])[0, 0, 0]
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first, again, edited = corner(111), corner(111), corner(222)
+    assert first == again, "the same code must use the cache"
+    assert first[1] == 111
+    assert edited[1] == 222, "edited code must not use the old cache"
+    assert edited[0] != first[0]
+
+
+def _on_disk(folder):
+    from PIL import Image as Pictures
+
+    rows = {"image": [Pictures.new("L", (4, 4))] * 8, "label": [0, 1] * 4}
+    path = folder / "data.parquet"
+    Dataset.from_dict(rows).cast_column("image", Image()).to_parquet(path)
+    return path
+
+
+def test_fingerprint_follows_settings_and_version(monkeypatch):
+    one = config()
+    assert one.fingerprint() == config().fingerprint()
+    assert one.fingerprint() != replace(one, seed=1).fingerprint()
+    assert one.fingerprint() != replace(one, trigger=load_trigger("badnets", size=3)).fingerprint()
+    before = one.fingerprint()
+    monkeypatch.setattr(type(one.trigger), "version", 2)
+    assert one.fingerprint() != before
+
+
+def test_configuration_round_trip():
+    one = config(rate=0.03, seed=7, target_label=2)
+    assert PoisonConfig.from_dict(one.to_dict()) == one
+    with pytest.raises(InputError, match="another version"):
+        PoisonConfig.from_dict(one.to_dict() | {"version": 0})
+
+
+def test_saved_data_set_loads_with_its_card(images, tmp_path):
+    poisoned = poison(DatasetDict(train=images, test=images.select(range(40))), config())
+    save_poisoned(poisoned, tmp_path / "saved", config(), source="some images")
+    loaded = load_dataset(str(tmp_path / "saved"), cache_dir=str(tmp_path / "cache"))
+    assert set(loaded) == set(poisoned)
+    assert loaded["train"].features == poisoned["train"].features
+    for one, other in zip(loaded["train"], poisoned["train"], strict=True):
+        assert (to_array(one["image"]) == to_array(other["image"])).all()
+        assert one["is_poisoned"] == other["is_poisoned"] and one["label"] == other["label"]
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "Some rows of this data set were changed on purpose" in card
+    assert "| train | 400 | 40 |" in card
+    assert "north west" in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rate": 0}, r"rate=0: must lie in \(0, 1\]"),
+        ({"rate": 1.5}, r"rate=1.5: must lie in \(0, 1\]"),
+        ({"rate": 0.0001}, "poisons none of 400 samples; raise it to 0.0025"),
+        ({"rate": 0.9}, "leaves 300 to choose from; lower it to 0.75"),
+        ({"rate": 0.5, "label_mode": "clean"}, "leaves 100 to choose from"),
+        ({"label_mode": "grey"}, "dirty or clean"),
+        ({"target_label": 4}, "labels go from 0 to 3"),
+        ({"target_label": -1}, "0 or more"),
+    ],
+)
+def test_bad_configurations_are_explained(images, settings, message):
+    with pytest.raises(InputError, match=message):
+        poison(images, config(**settings))
+
+
+def test_bad_data_are_explained(images, sentences):
+    with pytest.raises(InputError, match="is made for image, and the column 'text' holds text"):
+        poison(sentences, config())
+    with pytest.raises(InputError, match="no such column; the data set has image, label"):
+        poison(images, config(), input_column="picture")
+    with pytest.raises(InputError, match="poisoned already"):
+        poison(poison(images, config()), config())
+    with pytest.raises(InputError, match="every sample is of this class"):
+        triggered(images.filter(lambda row: row["label"] == 0), config())
