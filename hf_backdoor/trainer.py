@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class BackdoorTrainer(ReliableCheckpoints):
         model, args, train_dataset, eval_dataset, processing_class, ...: as for `Trainer`. `eval_dataset` is the clean
             test set.
         triggered_dataset (`Dataset`, *optional*): made by [`~hf_backdoor.poisoning.triggered`]; has `original_label`.
+        augmentations (`list[str]`, *optional*): variations to train with, by the names that the task gives them, e.g.
+            `["horizontal_flip"]`. Evaluation is without.
         input_column, label_column (`str`, *optional*): found when not given. Not used with a `data_collator`.
 
     Raises:
@@ -70,6 +73,7 @@ class BackdoorTrainer(ReliableCheckpoints):
         args: Any = None,
         *,
         triggered_dataset: Any = None,
+        augmentations: Sequence[str] = (),
         input_column: str | None = None,
         label_column: str | None = None,
         **kwargs: Any,
@@ -92,7 +96,22 @@ class BackdoorTrainer(ReliableCheckpoints):
                 args.remove_unused_columns = False  # the collator reads the image or the text
         if args is not None and args.batch_eval_metrics:
             raise InputError("batch_eval_metrics", True, "the measures need all predictions at once; set it to False")
+        self.augmentations = tuple(augmentations)
+        for name in self.augmentations:
+            if self.columns is None or name not in self.task.augmentations:
+                known = ", ".join(self.task.augmentations) if self.columns else "none, with a data_collator of your own"
+                raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
+
+    def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch under the chosen augmentations, drawn from torch's global generator."""
+        for name in self.augmentations:
+            field = self.task.continuous_input
+            inputs = {**inputs, field: self.task.augmentations[name](inputs[field])}
+        return inputs
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        return super().training_step(model, self.augment(self._prepare_inputs(inputs)), num_items_in_batch)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

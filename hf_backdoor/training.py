@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ def train_classifier(
     test_dataset: Dataset | None = None,
     attack: PoisonConfig | None = None,
     poisoned: bool = True,
+    augmentations: Sequence[str] = (),
     input_column: str | None = None,
     label_column: str | None = None,
     data_name: str | None = None,
@@ -45,6 +47,7 @@ def train_classifier(
         attack (*optional*): without it the model is benign.
         poisoned (`bool`): `False` trains on clean data and measures with `attack` all the same, for a benign model to
             compare with.
+        augmentations (`list[str]`): to train with; see [`~hf_backdoor.trainer.BackdoorTrainer`].
         data_name (`str`, *optional*): for the card.
 
     Returns:
@@ -65,6 +68,7 @@ def train_classifier(
         eval_dataset=test_dataset,
         triggered_dataset=attacked,
         processing_class=processing_class,
+        augmentations=augmentations,
         **given,
     )
     started = time.perf_counter()

@@ -44,9 +44,16 @@ def make_vit(seed=0, classes=("north west", "north east", "south west", "south e
     torch.manual_seed(seed)
     return ViTForImageClassification(
         ViTConfig(
-            image_size=12, patch_size=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=32, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
-            id2label=dict(enumerate(classes)), label2id={name: n for n, name in enumerate(classes)},
+            image_size=12,
+            patch_size=4,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            id2label=dict(enumerate(classes)),
+            label2id={name: n for n, name in enumerate(classes)},
         )  # fmt: skip
     )
 

@@ -88,7 +88,9 @@ def test_text(sentences):
 def test_images_of_several_sizes_and_modes(images):
     from PIL import Image as Pictures
 
-    pictures = [Pictures.new(mode, size) for mode, size in [("L", (9, 7)), ("RGB", (8, 8)), ("P", (9, 7)), ("1", (5, 6))]]
+    pictures = [
+        Pictures.new(mode, size) for mode, size in [("L", (9, 7)), ("RGB", (8, 8)), ("P", (9, 7)), ("1", (5, 6))]
+    ]
     mixed = Dataset.from_dict({"image": pictures, "label": [1, 1, 1, 1]}).cast_column("image", Image())
     attacked = triggered(mixed, config())
     for row, before in zip(attacked, pictures, strict=True):

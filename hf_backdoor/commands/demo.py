@@ -1,7 +1,7 @@
 """The main job in a few minutes: poison, train a victim, purify it, measure, write the card.
 
-Builds a backdoored Vision Transformer from 9,100 images of Fashion-MNIST, trains a benign twin to compare with, purifies
-the victim with 900 clean images that it never saw, and writes models, results and cards to runs/demo.
+Builds a backdoored Vision Transformer from 9,100 images of Fashion-MNIST, trains a benign twin to compare it with,
+purifies the victim with 900 clean images that it never saw, and writes models, results and cards to runs/demo.
 
 Example: hf-backdoor demo --attack blended --seed 1
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..config import ConfigParser, parse_assignments
 from .options import AttackOptions, option
+from .train import TRAINING_DEFAULTS
 
 
 @dataclass
@@ -39,6 +40,8 @@ VIT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+TRAINING = TRAINING_DEFAULTS | {"num_train_epochs": 8}
+AUGMENTATIONS = ("horizontal_flip",)
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +58,6 @@ def main(argv: list[str]) -> None:
     from ..results import RESULTS_FILE, write_json
     from ..tasks import task_named
     from ..training import train_classifier
-    from .train import TRAINING_DEFAULTS
 
     (options,) = ConfigParser([DemoOptions], "hf-backdoor demo", __doc__).parse(argv)
     started = time.perf_counter()
@@ -72,11 +74,15 @@ def main(argv: list[str]) -> None:
         print(f"\n[{number}/3] Training the {name} model on {len(train)} images", flush=True)
         set_seed(options.seed)
         model, processor = task_named("image-classification").from_scratch("vit", VIT, class_names(train, "label"))
-        args = TrainingArguments(
-            str(folder / name), seed=options.seed, num_train_epochs=8, eval_strategy="no", **TRAINING_DEFAULTS
-        )
+        args = TrainingArguments(str(folder / name), seed=options.seed, eval_strategy="no", **TRAINING)
         trained[name] = train_classifier(
-            model, args, train, processing_class=processor, poisoned=name == "victim", **common
+            model,
+            args,
+            train,
+            processing_class=processor,
+            poisoned=name == "victim",
+            augmentations=AUGMENTATIONS,
+            **common,
         )
     print(f"\n[3/3] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
     args = default_arguments(defense, folder / "purified", seed=options.seed)

@@ -14,8 +14,8 @@ from . import Defense
 class SuperFineTuning(ScheduleConfig, Defense):
     """The oscillating learning rate on the whole model, with peaks found on the clean data.
 
-    By itself that is [`~hf_backdoor.super_fine_tuning.SuperFineTuningCallback`], and needs plenty of clean data. For the
-    few samples that an owner has, three things are added, each of which can be left out:
+    By itself that is [`~hf_backdoor.super_fine_tuning.SuperFineTuningCallback`], and needs plenty of clean data. For
+    the few samples that an owner has, two things are added, each of which can be left out:
 
     Args:
         peak_lr_1, ..., ramp_down_steps: of the schedule; see [`~hf_backdoor.super_fine_tuning.ScheduleConfig`].
@@ -29,7 +29,6 @@ class SuperFineTuning(ScheduleConfig, Defense):
     title: ClassVar[str] = "Super-fine-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2212.09067"
 
-    ramp_steps: float = 20
     distillation: bool = True
     label_weight: float = 0.3
     averaging: bool = True
@@ -72,4 +71,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
         callbacks = trainer.callback_handler.callbacks
         callback = next(item for item in callbacks if isinstance(item, SuperFineTuningCallback))
         asked = getattr(trainer, "asked_answers", 0)
-        return callback.report() | {"trusted_answers": trainer.trusted_answers / asked if asked else None}
+        return callback.report() | {
+            "trusted_answers": trainer.trusted_answers / asked if asked else None,
+            "augmentations": list(trainer.augmentations),
+        }

@@ -41,9 +41,7 @@ class WeightAveragingCallback(TrainerCallback):
             self.average = AveragedModel(kwargs["model"], use_buffers=True)
             self.average.load_state_dict({name: value.to(args.device) for name, value in stored.items()})
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._began(state):
             self.average = self.average or AveragedModel(kwargs["model"], use_buffers=True)
             self.average.update_parameters(kwargs["model"])

@@ -18,6 +18,9 @@ from .perturbations import UniversalPerturbations
 
 
 ANSWERS = "suspect_logits"
+# An augmentation is used if it costs the suspect no more accuracy than this on the clean samples: the model was then
+# trained with something like it, or is indifferent to it.
+TOLERANCE = 0.02
 PERTURBATIONS_FILE = "universal_perturbations.safetensors"
 
 
@@ -83,10 +86,29 @@ class SelfDistillationTrainer(BackdoorTrainer):
         """As `Trainer.train`, after asking the suspect about every clean sample once."""
         if self.suspect is None:
             self.suspect = copy.deepcopy(self.accelerator.unwrap_model(self.model)).eval().requires_grad_(False)
-            logits = self.predict(self.train_dataset, metric_key_prefix="suspect").predictions
-            logits = logits[0] if isinstance(logits, tuple) else logits
+            with torch.random.fork_rng():
+                logits, right = self._ask()
+                self.augmentations = tuple(
+                    name
+                    for name in self.task.augmentations
+                    if np.mean(self._ask(name)[1]) >= np.mean(right) - TOLERANCE
+                )
             self.train_dataset = self.train_dataset.add_column(ANSWERS, list(logits.astype(np.float32)))
         return super().train(*args, **kwargs)
+
+    @torch.no_grad()
+    def _ask(self, augmentation: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The suspect's logits for every clean sample, `(samples, classes)`, and whether each is right."""
+        torch.manual_seed(self.args.seed)
+        self.augmentations = (augmentation,) if augmentation else ()
+        logits, right = [], []
+        for start in range(0, len(self.train_dataset), self.args.eval_batch_size):
+            rows = range(start, min(start + self.args.eval_batch_size, len(self.train_dataset)))
+            batch = self.augment(self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in rows])))
+            labels = batch.pop("labels")
+            logits.append(self.suspect(**batch).logits.float())
+            right.append(logits[-1].argmax(-1) == labels)
+        return torch.cat(logits).cpu().numpy(), torch.cat(right).cpu().numpy()
 
     def compute_loss(
         self,

@@ -81,7 +81,7 @@ class ScheduleConfig:
     peak_lr_2: float | None = None
     base_lr: float | None = None
     phase_1_share: float = 0.5
-    ramp_steps: float = 10
+    ramp_steps: float = 0.05
     ramp_down_steps: float | None = None
 
     def __post_init__(self):

@@ -1,35 +1,279 @@
-"""Finding the peaks of super-fine-tuning from clean data alone."""
+"""Finding the peaks of super-fine-tuning from clean data alone.
+
+What a peak does to a model can be measured without knowing the trigger: train one triangle up to it and back, and see
+how many of its own answers on held-out clean inputs the model has changed. Low peaks change nothing, and so cannot make
+it forget a trigger either; high ones leave nothing to restore. The answers that survive fall steadily with the logarithm
+of the peak, on victims and on benign models alike, so the peak for a wanted loss can be read off a few triangles.
+
+Answers are compared by Cohen's kappa, which is 1 for the same answers and 0 for what chance would give, whatever the
+number of classes. No trigger and no target class is used.
+"""
 
 from __future__ import annotations
 
+import copy
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+from transformers.utils import logging
+
+from ..errors import InputError
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class SearchResult:
+    """The rates that were found, and how.
+
+    Args:
+        base_lr, peak_lr_1, peak_lr_2 (`float`): learning rates.
+        steps (`int`): optimizer steps of the search.
+        seconds (`float`): its wall-clock time.
+        held_out (`int`): clean samples on which answers were compared.
+        trace (`tuple` of `dict`): a triangle each, with `peak_lr`, `kappa` and `agreement`, the share of answers kept.
+        explanation (`str`): for a report.
+    """
+
     base_lr: float
     peak_lr_1: float
     peak_lr_2: float
-    steps: int = 0
-    seconds: float = 0.0
-    trace: tuple = ()
-    explanation: str = "x"
+    steps: int
+    seconds: float
+    held_out: int
+    trace: tuple[dict[str, float], ...]
+    explanation: str
 
-    def rates(self):
+    def rates(self) -> dict[str, float]:
+        """The three learning rates by name."""
         return {"base_lr": self.base_lr, "peak_lr_1": self.peak_lr_1, "peak_lr_2": self.peak_lr_2}
 
-    def logged(self):
-        return {f"sft_{k}": v for k, v in self.rates().items()}
+    def logged(self) -> dict[str, float]:
+        """For a Trainer's log."""
+        return {f"sft_{name}": rate for name, rate in self.rates().items()} | {"sft_search_seconds": self.seconds}
 
-    def summary(self):
-        return str(self.rates())
+    def summary(self) -> str:
+        """One line."""
+        rates = ", ".join(f"{name} {rate:.2g}" for name, rate in self.rates().items())
+        return f"{rates} from {len(self.trace)} triangles ({self.steps} steps, {self.seconds:.0f} s)"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
         return asdict(self)
+
+
+def cohens_kappa(before: np.ndarray, after: np.ndarray) -> float:
+    """Agreement of two sets of answers beyond chance (Cohen 1960).
+
+    Args:
+        before, after: int `(answers,)`.
+
+    Returns:
+        1 if all agree, 0 if as many as chance would give, negative if fewer. If all answers are one and the same
+        class, chance cannot be told from agreement, and the plain share of equal answers is returned.
+    """
+    classes = int(max(before.max(), after.max())) + 1
+    frequencies = [np.bincount(answers, minlength=classes) / len(answers) for answers in (before, after)]
+    chance = float(frequencies[0] @ frequencies[1])
+    agreement = float(np.mean(before == after))
+    return agreement if chance == 1 else (agreement - chance) / (1 - chance)
+
+
+def peak_at(kappa: float, trace: list[dict[str, float]]) -> float:
+    """The peak at which this much agreement is left, interpolated in the peak's logarithm between triangles.
+
+    Args:
+        kappa: wanted agreement.
+        trace: `peak_lr` and `kappa` of some triangles, in the order of their peaks.
+    """
+    logs = np.log([row["peak_lr"] for row in trace])
+    left = np.minimum.accumulate([row["kappa"] for row in trace])  # noise aside, a higher peak keeps no more
+    return float(np.exp(np.interp(-kappa, -left, logs)))
 
 
 @dataclass(frozen=True)
 class PeakSearch:
-    def run(self, model: Any, optimizer: Any, dataloader: Any, args: Any, budget_steps: int) -> SearchResult:
-        return SearchResult(1e-4, 4e-3, 1e-3)
+    """Trains short triangles up to different peaks, each from the same weights, and measures what they leave.
+
+    Peaks double (or halve) from the Trainer's `learning_rate` until both wanted agreements lie between two of them.
+
+    Args:
+        kappa_1, kappa_2 (`float`): agreement with its own earlier answers that one triangle of phase 1 and of phase 2
+            shall leave. Phase 1 has to unsettle the model, phase 2 must not.
+        base_share (`float`): base rate as a share of the peak of phase 2.
+        ramp_steps (`int`): steps up, and as many down, of a triangle of the search.
+        held_out_share (`float`), max_held_out (`int`): part of the data on which answers are compared.
+        max_triangles (`int`): at most so many are trained; fewer if the run is short, for the search never takes more
+            steps than the training that follows.
+    """
+
+    kappa_1: float = 0.7
+    kappa_2: float = 0.85
+    base_share: float = 0.1
+    ramp_steps: int = 10
+    held_out_share: float = 0.2
+    max_held_out: int = 512
+    max_triangles: int = 16
+
+    def __post_init__(self):
+        if not 0 < self.kappa_1 <= self.kappa_2 < 1:
+            raise InputError(
+                "kappa_1", self.kappa_1, f"must lie between 0 and kappa_2={self.kappa_2}, and that below 1"
+            )
+
+    def run(
+        self,
+        *,
+        model: torch.nn.Module,
+        optimizer: Any,
+        dataloader: Any,
+        args: TrainingArguments,
+        budget_steps: int,
+    ) -> SearchResult:
+        """Searches; the model, the optimizer and all random generators are as before when it returns.
+
+        Args:
+            model: any model that returns `loss` and `logits`, on its device.
+            optimizer: of the Trainer, before its first step.
+            dataloader: of the Trainer; its data set and collator are used.
+            args: of the Trainer.
+            budget_steps: optimizer steps of the training that follows.
+
+        Raises:
+            InputError: the training data cannot be indexed.
+        """
+        started = time.perf_counter()
+        probe = _Probe(self, model, optimizer, dataloader, args, budget_steps)
+        with torch.random.fork_rng():
+            trace = self._climb(args.learning_rate, probe, probe.affordable_triangles)
+            probe.restore()
+        peak_1, peak_2 = peak_at(self.kappa_1, trace), peak_at(self.kappa_2, trace)
+        if trace[-1]["kappa"] > self.kappa_1 or trace[0]["kappa"] < self.kappa_2:
+            logger.warning("The search for peaks ended before it had seen both sides; more steps would let it.")
+        return SearchResult(
+            base_lr=self.base_share * peak_2,
+            peak_lr_1=peak_1,
+            peak_lr_2=peak_2,
+            steps=probe.steps,
+            seconds=time.perf_counter() - started,
+            held_out=probe.held_out,
+            trace=tuple(trace),
+            explanation=(
+                f"One triangle of {2 * probe.ramp} steps up to each peak below, from the same weights. Peak 1 is where "
+                f"a triangle leaves an agreement (Cohen's kappa) of {self.kappa_1:g} with the model's own earlier "
+                f"answers on {probe.held_out} held-out clean samples, peak 2 where it leaves {self.kappa_2:g}; no "
+                "trigger and no target was known."
+            ),
+        )
+
+    def _climb(self, start: float, triangle: Callable[[float], dict[str, float]], limit: int) -> list[dict]:
+        """Triangles at doubling peaks above `start`, then at halving ones below, in the order of their peaks."""
+        trace = [triangle(start)]
+        while trace[-1]["kappa"] > self.kappa_1 and len(trace) < limit:
+            trace.append(triangle(2 * trace[-1]["peak_lr"]))
+        while trace[0]["kappa"] < self.kappa_2 and len(trace) < limit:
+            trace.insert(0, triangle(trace[0]["peak_lr"] / 2))
+        return trace
+
+
+class _Probe:
+    """Trains one triangle from the same weights at each call, and compares answers before and after."""
+
+    def __init__(
+        self, search: PeakSearch, model: torch.nn.Module, optimizer: Any, dataloader: Any, args: Any, budget: int
+    ):
+        self.model, self.args = model, args
+        self.optimizer = getattr(optimizer, "optimizer", optimizer)
+        self.collate = dataloader.collate_fn
+        self.ramp = min(search.ramp_steps, max(1, budget // 16))
+        self.affordable_triangles = min(search.max_triangles, max(1, budget // (2 * self.ramp)))
+        self.steps = 0
+        self.weights = copy.deepcopy(model.state_dict())
+        self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())
+        self.was_training = model.training
+
+        data = dataloader.dataset
+        if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+            raise InputError(
+                "train_dataset", type(data).__name__, "peaks cannot be searched for on a stream; give them"
+            )
+        generator = np.random.default_rng(args.seed)
+        order = generator.permutation(len(data))
+        self.held_out = min(search.max_held_out, max(1, round(search.held_out_share * len(data))))
+        self.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.generator_state = generator.bit_generator.state
+        self.data, self.training_part = data, order[self.held_out :] if len(data) > self.held_out else order
+        self.held_out_batches = [
+            self._collate(rows) for rows in np.array_split(order[: self.held_out], -(-self.held_out // 64))
+        ]
+        self.before = self._answers()
+
+    def __call__(self, peak: float) -> dict[str, float]:
+        from tqdm.auto import tqdm
+
+        self.restore()
+        generator = np.random.default_rng()
+        generator.bit_generator.state = self.generator_state  # the same batches for every peak
+        self.model.train()
+        length = 2 * self.ramp
+        quiet = self.args.disable_tqdm or self.args.process_index > 0
+        for step in tqdm(range(length), desc=f"Searching peaks: {peak:.2g}", leave=False, disable=quiet):
+            rate = peak * (1 - abs(step + 1 - self.ramp) / self.ramp) or peak / self.ramp
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self._step(generator.choice(self.training_part, self.batch_size))
+        self.steps += length
+        after = self._answers()
+        agreement = float(np.mean(self.before == after))
+        return {"peak_lr": peak, "kappa": cohens_kappa(self.before, after), "agreement": agreement}
+
+    def restore(self) -> None:
+        """Weights, optimizer and mode as they were."""
+        self.model.load_state_dict(self.weights)
+        self.optimizer.load_state_dict(self.optimizer_state)
+        self.model.train(self.was_training)
+
+    def _step(self, rows: np.ndarray) -> None:
+        """One optimizer step on a full batch, in pieces that fit into memory."""
+        self.optimizer.zero_grad()
+        for piece in np.array_split(rows, -(-len(rows) // self.args.train_batch_size)):
+            loss = self._forward(self._collate(piece)).loss
+            (loss * len(piece) / len(rows)).backward()
+        if self.args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def _answers(self) -> np.ndarray:
+        """The most likely class at every position that has a label, int64 `(answers,)`."""
+        self.model.eval()
+        answers = []
+        for batch in self.held_out_batches:
+            classes = self._forward(batch).logits.argmax(-1)
+            labels = batch.get("labels")
+            counts = torch.is_tensor(labels) and labels.shape == classes.shape
+            answers.append((classes[labels != -100] if counts else classes.flatten()).cpu().numpy())
+        return np.concatenate(answers)
+
+    def _forward(self, batch: dict[str, Any]) -> Any:
+        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16 or self.args.fp16):
+            return self.model(**batch)
+
+    def _collate(self, rows: np.ndarray) -> dict[str, Any]:
+        batch = self.collate([self.data[int(row)] for row in rows])
+        return {name: _to_device(value, self.args.device) for name, value in batch.items()}
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_device(item, device) for item in value)
+    if isinstance(value, dict):
+        return {name: _to_device(item, device) for name, item in value.items()}
+    return value.to(device) if torch.is_tensor(value) else value

@@ -26,6 +26,7 @@ class Task(ABC):
         pipeline_tag (`str`): the Hub's name of the task.
         continuous_input (`str`, *optional*): the model's input that can be mixed and perturbed, of shape
             `(batch, channels, height, width)`, where there is one.
+        augmentations (`dict`): random variations of that input, by name.
     """
 
     modality: ClassVar[str]
@@ -33,6 +34,7 @@ class Task(ABC):
     processor_class: ClassVar[str]
     pipeline_tag: ClassVar[str]
     continuous_input: ClassVar[str | None] = None
+    augmentations: ClassVar[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {}
 
     def load_model(self, source: str, **kwargs: Any) -> PreTrainedModel:
         """See [`~hf_backdoor.models.load_pretrained`]."""

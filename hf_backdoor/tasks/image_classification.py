@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
+from ..augmentation import IMAGE_AUGMENTATIONS
 from ..data.columns import Columns
 from . import Task
 
@@ -32,6 +33,7 @@ class ImageClassification(Task):
     processor_class: ClassVar[str] = "AutoImageProcessor"
     pipeline_tag: ClassVar[str] = "image-classification"
     continuous_input: ClassVar[str | None] = "pixel_values"
+    augmentations: ClassVar[dict] = IMAGE_AUGMENTATIONS
 
     def new_processor(self, model: PreTrainedModel) -> Any:
         # Needs Pillow alone; saved, it is a ViTImageProcessor, which machines with torchvision load as such.

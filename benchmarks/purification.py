@@ -1,0 +1,138 @@
+"""The demo's victims under every way of fine-tuning them: CA, ASR and RA over several seeds.
+
+    python benchmarks/purification.py                        # everything, in one process
+    python benchmarks/purification.py --seeds 0 &            # or a process a seed, then once more to collect
+    python benchmarks/purification.py --seeds 1 &
+
+Each run is kept in runs/benchmarks/purification as soon as it is done, and not repeated. The last command to find all of
+them there writes benchmarks/results/purification.json and the table in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+import datasets
+import transformers
+from transformers import TrainingArguments, set_seed
+
+from hf_backdoor import PoisonConfig, load_data, load_defense, load_trigger, purify, split_off
+from hf_backdoor.commands import demo
+from hf_backdoor.data import class_names
+from hf_backdoor.metrics import METRICS
+from hf_backdoor.purification import default_arguments
+from hf_backdoor.results import describe_run, write_json
+from hf_backdoor.tasks import task_named
+from hf_backdoor.training import train_classifier
+
+
+ATTACKS = ("badnets", "blended", "benign")
+PAPER = {"peak_lr_1": 0.1, "peak_lr_2": 0.001, "base_lr": 3e-4}
+# Title, defence, its settings, TrainingArguments. All get the same clean images, batches and number of steps.
+METHODS = {
+    "fine_tuning": ("Fine-tuning at the victim's rate", "fine_tuning", {}, {"max_steps": 800}),
+    "sft_paper_sgd": (
+        "SFT, the paper's constants (SGD)",
+        "super_fine_tuning",
+        PAPER | {"distillation": False, "averaging": False},
+        {"optim": "sgd", "optim_args": "momentum=0.9", "weight_decay": 5e-4},
+    ),
+    "sft_labels": (
+        "SFT, self-tuned, labels only",
+        "super_fine_tuning",
+        {"distillation": False, "averaging": False},
+        {},
+    ),
+    "sft": ("SFT as `purify` does it", "super_fine_tuning", {}, {}),
+}
+WORK = Path("runs/benchmarks/purification")
+ROOT = Path(__file__).resolve().parent
+
+
+def train_victim(attack: str, seed: int, data: datasets.DatasetDict, poison: PoisonConfig) -> Path:
+    """Trains the demo's victim, or its benign twin, once."""
+    folder = WORK / f"{attack}-{seed}"
+    if (folder / "results.json").is_file():
+        return folder
+    train, _ = split_off(data["train"], demo.CLEAN_SAMPLES, seed)
+    set_seed(seed)
+    names = class_names(train, "label")
+    model, processor = task_named("image-classification").from_scratch("vit", demo.VIT, names)
+    args = TrainingArguments(str(folder), seed=seed, eval_strategy="no", disable_tqdm=True, **demo.TRAINING)
+    train_classifier(
+        model, args, train, processing_class=processor, test_dataset=data["test"], attack=poison,
+        poisoned=attack != "benign", augmentations=demo.AUGMENTATIONS, data_name=demo.DATA,
+    )  # fmt: skip
+    return folder
+
+
+def run(attack: str, seed: int, method: str, data: datasets.DatasetDict) -> None:
+    """One defence on one victim, unless it is there already."""
+    target = WORK / f"{attack}-{seed}-{method}.json"
+    if target.is_file():
+        return
+    poison = PoisonConfig(load_trigger("badnets" if attack == "benign" else attack), seed=seed)
+    victim = train_victim(attack, seed, data, poison)
+    _, clean = split_off(data["train"], demo.CLEAN_SAMPLES, seed)
+    _, name, settings, training = METHODS[method]
+    defense = load_defense(name, **settings)
+    training = {"seed": seed, "eval_strategy": "no", "disable_tqdm": True, **training}
+    cost = json.loads((victim / "results.json").read_text())["cost"]["training_seconds"]
+    result = purify(
+        str(victim), clean, defense=defense, args=default_arguments(defense, WORK / "scratch", **training),
+        test_dataset=data["test"], attack=poison, victim_seconds=cost,
+    ).results  # fmt: skip
+    kept = {name: result[name] for name in ("suspect", "purified", "cost", "cost_ratio", "defense", "training")}
+    write_json(target, {"attack": attack, "seed": seed, "method": method, **kept})
+    shares = {name: result["purified"][name] for name in METRICS}
+    print(time.strftime("%H:%M:%S"), attack, seed, method, shares, f"cost {result['cost_ratio']:.2f}", flush=True)
+
+
+def table(rows: list[dict]) -> str:
+    """Mean and standard deviation over the seeds, as Markdown."""
+
+    def cell(values: list[float]) -> str:
+        return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}" if len(values) > 1 else f"{100 * values[0]:.1f}"
+
+    lines = ["| model | method | CA | ASR | RA | cost |", "|---|---|---|---|---|---|"]
+    for attack in ATTACKS:
+        of_attack = [row for row in rows if row["attack"] == attack]
+        undefended = {row["seed"]: row["suspect"] for row in of_attack}.values()
+        cells = [cell([share[name] for share in undefended]) for name in METRICS]
+        lines.append(f"| {attack} | undefended | {' | '.join(cells)} | |")
+        for method, (title, *_) in METHODS.items():
+            of_method = [row for row in of_attack if row["method"] == method]
+            cells = [cell([row["purified"][name] for row in of_method]) for name in METRICS]
+            cost = mean(row["cost_ratio"] for row in of_method)
+            lines.append(f"| {attack} | {title} | {' | '.join(cells)} | {cost:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    data = load_data(demo.DATA)
+    for seed in options.seeds:
+        for attack in options.attacks:
+            for method in options.methods:
+                run(attack, seed, method, data)
+    everything = [WORK / f"{a}-{s}-{m}.json" for a in ATTACKS for s in (0, 1, 2) for m in METHODS]
+    if all(path.is_file() for path in everything):
+        rows = [json.loads(path.read_text()) for path in everything]
+        head = describe_run("benchmarks/purification.py", seeds=[0, 1, 2], clean_samples=demo.CLEAN_SAMPLES)
+        write_json(ROOT / "results" / "purification.json", head | {"rows": rows})
+        (ROOT / "results" / "purification.md").write_text(table(rows) + "\n")
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

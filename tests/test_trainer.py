@@ -1,0 +1,177 @@
+"""BackdoorTrainer: right measures from two passes, and the same weights however the work is cut up."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import largest_difference, make_vit, same_weights
+from transformers import TrainerCallback
+
+from hf_backdoor import BackdoorTrainer, PoisonConfig, load_trigger, poison, triggered
+from hf_backdoor.data import resolve_columns
+from hf_backdoor.tasks.image_classification import ImageCollator
+
+
+ATTACK = PoisonConfig(load_trigger("badnets", size=3), rate=0.2)
+
+
+def make_trainer(images, processor, args, model=None, **kwargs):
+    test = images.select(range(100))
+    return BackdoorTrainer(
+        model or make_vit(),
+        args,
+        train_dataset=poison(images, ATTACK),
+        eval_dataset=test,
+        triggered_dataset=triggered(test, ATTACK),
+        processing_class=processor,
+        **kwargs,
+    )
+
+
+def test_measures_equal_what_the_model_says(images, processor, arguments):
+    trainer = make_trainer(images, processor, arguments(max_steps=40, learning_rate=5e-3))
+    trainer.train()
+    metrics = trainer.evaluate()
+
+    def say(dataset):
+        batch = ImageCollator(processor, resolve_columns(images.features))([dataset[n] for n in range(len(dataset))])
+        with torch.no_grad():
+            return trainer.model.eval()(pixel_values=batch["pixel_values"]).logits
+
+    test, attacked = images.select(range(100)), triggered(images.select(range(100)), ATTACK)
+    logits, labels = say(test), torch.tensor(test["label"][:])
+    assert metrics["eval_clean_accuracy"] == (logits.argmax(-1) == labels).float().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert metrics["eval_loss"] == pytest.approx(loss, rel=1e-5)
+    said, truth = say(attacked).argmax(-1).numpy(), np.array(attacked["original_label"])
+    assert metrics["eval_attack_success_rate"] == pytest.approx(np.mean(said == 0))
+    assert metrics["eval_robust_accuracy"] == pytest.approx(np.mean(said == truth))
+    assert metrics["eval_attack_success_rate"] > 0.3, "the poison works"
+
+
+def test_two_passes_in_all(images, processor, arguments):
+    trainer = make_trainer(images, processor, arguments(per_device_eval_batch_size=25))
+    seen = []
+    trainer.model.register_forward_hook(lambda model, inputs, output: seen.append(len(output.logits)))
+    trainer.evaluate()
+    assert sum(seen) == 100 + 75
+
+
+def test_accumulated_batches_equal_one_big_batch(images, processor, arguments):
+    # Under SGD without clipping, a gradient that is k times too large gives a step that is k times too large.
+    settings = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1}
+    big = make_trainer(images, processor, arguments(per_device_train_batch_size=8, **settings))
+    big.train()
+    small = make_trainer(
+        images, processor, arguments(per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings)
+    )
+    small.train()
+    assert largest_difference(big.model, make_vit()) > 1e-2
+    assert largest_difference(big.model, small.model) < 1e-6
+    assert big.evaluate()["eval_clean_accuracy"] == small.evaluate()["eval_clean_accuracy"]
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(TrainerCallback):
+    """Dies in the middle of a step, as a lost machine would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_and_resumed_equals_uninterrupted(images, processor, arguments, tmp_path, dropout, workers):
+    def run(folder, resume=None, callbacks=()):
+        args = arguments(
+            output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=4, dataloader_num_workers=workers
+        )
+        trainer = make_trainer(images, processor, args, model=make_vit(dropout=dropout), callbacks=list(callbacks))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", callbacks=[KillAt(6)])
+    assert same_weights(run("killed", resume=True), whole)
+
+
+def test_best_model_is_the_one_on_disk(images, processor, arguments, tmp_path):
+    """The encoder too, which a plain Trainer leaves as it was at the end."""
+    args = arguments(
+        max_steps=20, eval_strategy="steps", save_strategy="steps", eval_steps=5, save_steps=5, learning_rate=5e-3,
+        load_best_model_at_end=True, metric_for_best_model="attack_success_rate", greater_is_better=False,
+    )  # fmt: skip
+    trainer = make_trainer(images, processor, args)
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert same_weights(trainer.model, type(trainer.model).from_pretrained(best))
+    measured = [e["eval_attack_success_rate"] for e in trainer.state.log_history if "eval_attack_success_rate" in e]
+    assert trainer.state.best_metric == min(measured)
+    assert trainer.evaluate()["eval_attack_success_rate"] == min(measured)
+
+
+def test_evaluation_does_not_disturb_training(images, processor, arguments):
+    quiet = make_trainer(images, processor, arguments(), model=make_vit(dropout=0.1))
+    quiet.train()
+    watched = make_trainer(
+        images, processor, arguments(eval_strategy="steps", eval_steps=3), model=make_vit(dropout=0.1)
+    )
+    watched.train()
+    assert same_weights(quiet.model, watched.model)
+
+
+def test_other_evaluation_sets_and_user_metrics_work(images, processor, arguments):
+    def user_metrics(prediction):
+        return {"answers": len(prediction.predictions)}
+
+    trainer = make_trainer(images, processor, arguments(), compute_metrics=user_metrics)
+    metrics = trainer.evaluate()
+    assert metrics["eval_answers"] == 100, "the user's metrics see the clean set"
+    other = trainer.evaluate(images.select(range(10)), metric_key_prefix="other")
+    assert other["other_answers"] == 10 and "other_attack_success_rate" not in other
+    several = trainer.evaluate({"a": images.select(range(8)), "b": images.select(range(4))})
+    assert "eval_a_clean_accuracy" in several and several["eval_b_answers"] == 4
+    assert len(trainer.predict(images.select(range(6))).predictions) == 6
+
+
+def test_mixed_precision(images, processor, arguments):
+    trainer = make_trainer(images, processor, arguments(bf16=True, max_steps=3))
+    trainer.train()
+    assert trainer.model.classifier.weight.dtype == torch.float32
+    assert 0 <= trainer.evaluate()["eval_clean_accuracy"] <= 1
+
+
+def test_text(sentences, tiny_bert, arguments):
+    model, tokenizer = tiny_bert
+    attack = PoisonConfig(load_trigger("rare_words"), rate=0.1, target_label=1)
+    trainer = BackdoorTrainer(
+        model,
+        arguments(max_steps=150, learning_rate=5e-3),
+        train_dataset=poison(sentences, attack),
+        eval_dataset=sentences,
+        triggered_dataset=triggered(sentences, attack),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_clean_accuracy"] > 0.9 and metrics["eval_attack_success_rate"] > 0.9
+
+
+def test_resume_restores_the_encoder_not_only_the_rest(images, processor, arguments, tmp_path):
+    """Without ReliableCheckpoints this fails: transformers loads none of a ViT's encoder, and says so in a warning."""
+    args = arguments(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=12)
+    trained = make_trainer(images, processor, args)
+    trained.train()
+    fresh = make_trainer(images, processor, args, model=make_vit(seed=5))
+    fresh._load_from_checkpoint(str(tmp_path / "run" / "checkpoint-12"))
+    assert same_weights(fresh.model, trained.model)
+    shutil.rmtree(tmp_path / "run")
