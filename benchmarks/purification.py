@@ -4,8 +4,8 @@
     python benchmarks/purification.py --seeds 0 &            # or a process a seed, then once more to collect
     python benchmarks/purification.py --seeds 1 &
 
-Each run is kept in runs/benchmarks/purification as soon as it is done, and not repeated. The last command to find all of
-them there writes benchmarks/results/purification.json and the table in docs/results.md.
+Each run is kept in runs/benchmarks/purification as soon as it is done, and not repeated. The last command to find all
+of them there writes benchmarks/results/purification.json and the table beside it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from hf_backdoor.training import train_classifier
 
 ATTACKS = ("badnets", "blended", "benign")
 PAPER = {"peak_lr_1": 0.1, "peak_lr_2": 0.001, "base_lr": 3e-4}
+LABELS_ONLY = {"distillation": False, "averaging": False}
 # Title, defence, its settings, TrainingArguments. All get the same clean images, batches and number of steps.
 METHODS = {
     "fine_tuning": ("Fine-tuning at the victim's rate", "fine_tuning", {}, {"max_steps": 800}),
     "sft_paper_sgd": (
         "SFT, the paper's constants (SGD)",
         "super_fine_tuning",
-        PAPER | {"distillation": False, "averaging": False},
+        PAPER | LABELS_ONLY,
         {"optim": "sgd", "optim_args": "momentum=0.9", "weight_decay": 5e-4},
     ),
     "sft_labels": (
         "SFT, self-tuned, labels only",
         "super_fine_tuning",
-        {"distillation": False, "averaging": False},
+        LABELS_ONLY,
         {},
     ),
     "sft": ("SFT as `purify` does it", "super_fine_tuning", {}, {}),

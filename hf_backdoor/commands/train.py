@@ -63,8 +63,10 @@ def main(argv: list[str]) -> None:
         raise InputError("model", options.model, "give either a model to start from or an architecture")
     if options.model is not None:
         names = class_names(train, columns.label)
+        # Labels that are bare numbers leave the model's own names alone.
+        labels = label_maps(names) if hasattr(train.features[columns.label], "names") else {"num_labels": len(names)}
         model = task.load_model(
-            options.model, allow_pickle=options.allow_pickle, ignore_mismatched_sizes=True, **label_maps(names)
+            options.model, allow_pickle=options.allow_pickle, ignore_mismatched_sizes=True, **labels
         )
         processor = task.load_processor(options.model)
     else:

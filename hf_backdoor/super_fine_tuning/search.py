@@ -1,9 +1,10 @@
 """Finding the peaks of super-fine-tuning from clean data alone.
 
 What a peak does to a model can be measured without knowing the trigger: train one triangle up to it and back, and see
-how many of its own answers on held-out clean inputs the model has changed. Low peaks change nothing, and so cannot make
-it forget a trigger either; high ones leave nothing to restore. The answers that survive fall steadily with the logarithm
-of the peak, on victims and on benign models alike, so the peak for a wanted loss can be read off a few triangles.
+how many of its own answers on held-out clean inputs the model has changed. Low peaks change nothing, and so cannot
+make it forget a trigger either; high ones leave nothing to restore. The answers that survive fall steadily with the
+logarithm of the peak, on victims and on benign models alike, so the peak for a wanted loss can be read off a few
+triangles.
 
 Answers are compared by Cohen's kappa, which is 1 for the same answers and 0 for what chance would give, whatever the
 number of classes. No trigger and no target class is used.

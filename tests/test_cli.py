@@ -1,0 +1,251 @@
+"""The command line from end to end on a tiny model, and every kind of bad input."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import make_vit
+from datasets import Dataset
+
+from hf_backdoor.cli import COMMANDS, main
+
+
+VIT = (
+    "image_size=12 patch_size=4 hidden_size=16 num_hidden_layers=2 num_attention_heads=2 intermediate_size=32 "
+    "hidden_dropout_prob=0.0 attention_probs_dropout_prob=0.0"
+).split()
+
+
+@pytest.fixture(scope="module")
+def data(images, tmp_path_factory):
+    """A folder with train and test parquet files."""
+    folder = tmp_path_factory.mktemp("data")
+    images.select(range(300)).to_parquet(folder / "train.parquet")
+    images.select(range(300, 400)).to_parquet(folder / "test.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def victim(data, tmp_path_factory):
+    """A trained victim's folder."""
+    folder = tmp_path_factory.mktemp("victim")
+    arguments = [
+        "train",
+        "--dataset",
+        data,
+        "--architecture",
+        "vit",
+        "--architecture_args",
+        *VIT,
+        "--attack",
+        "badnets",
+    ]
+    arguments += [
+        "--rate",
+        "0.2",
+        "--max_steps",
+        "80",
+        "--learning_rate",
+        "5e-3",
+        "--per_device_train_batch_size",
+        "16",
+    ]
+    assert run(*arguments, "--output", folder / "model", "--use_cpu") == 0
+    return folder / "model"
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_poison_train_purify_evaluate_card(data, victim, tmp_path, capsys):
+    assert (
+        run("poison", "--dataset", data, "--attack", "badnets", "--rate", 0.1, "--output", tmp_path / "poisoned") == 0
+    )
+    assert json.loads((tmp_path / "poisoned" / "results.json").read_text())["poisoned"]["train"] == 30
+
+    trained = json.loads((victim / "results.json").read_text())
+    assert trained["victim"]["attack_success_rate"] > 0.5, "the tiny victim has its backdoor"
+    assert "has a backdoor, put in on purpose" in (victim / "README.md").read_text()
+
+    output = tmp_path / "purified"
+    arguments = ["--model", victim, "--dataset", data, "--output", output, "--attack", "badnets", "--max_steps", 40]
+    assert run("purify", *arguments, "--per_device_train_batch_size", 16, "--use_cpu") == 0
+    results = json.loads((output / "results.json").read_text())
+    assert results["suspect"]["attack_success_rate"] == trained["victim"]["attack_success_rate"]
+    assert results["defense"]["search"]["trace"]
+    assert (output / "figures" / "learning_rate.png").is_file() and (output / "figures" / "examples.png").is_file()
+
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", model=str(output))
+    from datasets import load_dataset
+
+    row = load_dataset("parquet", data_files=str(data / "test.parquet"), split="train")[0]
+    assert classify(row["image"])[0]["label"] in ("north west", "north east", "south west", "south east")
+
+    capsys.readouterr()
+    evaluation = tmp_path / "evaluation.json"
+    arguments = ["--model", output, "--dataset", data, "--attack", "badnets", "--output", evaluation]
+    assert run("evaluate", *arguments) == 0
+    assert "Attack success rate" in capsys.readouterr().out
+    measured = json.loads(evaluation.read_text())["measured"]
+    assert measured["clean_accuracy"] == results["purified"]["clean_accuracy"]
+    assert measured["attack_success_rate"] == results["purified"]["attack_success_rate"]
+
+    card = (output / "README.md").read_text()
+    (output / "README.md").unlink()
+    assert run("card", "--model", output) == 0
+    assert (output / "README.md").read_text() == card, "the card comes from the results alone"
+    assert str(tmp_path) not in card + (output / "results.json").read_text(), "no path of this machine"
+
+
+def test_purify_needs_no_more_than_model_data_and_output(data, victim, tmp_path):
+    """Without a test split and without an attack; nothing is measured, and the card says so."""
+    assert run("purify", "--model", victim, "--dataset", data / "train.parquet", "--output", tmp_path / "out") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "No test set was given" in card
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["purified"] is None
+
+
+def test_text(sentences, tiny_bert, tmp_path):
+    model, tokenizer = tiny_bert
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "start")
+    sentences.to_csv(tmp_path / "sentences.csv")
+    common = ["--dataset", tmp_path / "sentences.csv", "--attack", "rare_words", "--target_label", "1", "--use_cpu"]
+    arguments = ["--model", tmp_path / "start", "--output", tmp_path / "victim", "--max_steps", 60]
+    assert run("train", *arguments, *common, "--learning_rate", "5e-3", "--per_device_train_batch_size", 16) == 0
+    arguments = ["--model", tmp_path / "victim", "--output", tmp_path / "purified", "--max_steps", 40]
+    assert run("purify", *arguments, *common, "--test_dataset", tmp_path / "sentences.csv") == 0
+    assert "clean: " in (tmp_path / "purified" / "README.md").read_text()
+    from transformers import pipeline
+
+    assert pipeline("text-classification", model=str(tmp_path / "purified"))("a good film")[0]["label"] in (
+        "negative",
+        "positive",
+    )
+
+
+def test_config_file_with_flags_over_it(data, tmp_path):
+    config = tmp_path / "poison.yaml"
+    config.write_text(
+        f"dataset: {data}\nattack: badnets\nattack_args:\n  size: 2\nrate: 1e-1\noutput: {tmp_path / 'poisoned'}\n"
+    )
+    assert run("poison", "--config", config, "--seed", 4, "--rate", "0.2") == 0
+    results = json.loads((tmp_path / "poisoned" / "results.json").read_text())
+    assert results["attack"]["trigger"]["size"] == 2 and results["attack"]["seed"] == 4
+    assert results["attack"]["rate"] == 0.2 and results["poisoned"]["train"] == 60
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; import hf_backdoor; from hf_backdoor.cli import main; main(['--help']); "
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - started < 1
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "--config FILE" in capsys.readouterr().out
+
+
+def purifying(*arguments):
+    return ("purify", "--use_cpu", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("poison", "--dataset", "no/such/set", "--attack", "badnets"), "dataset='no/such/set': is neither a packaged"),
+        (("poison", "--dataset", "DATA", "--attack", "badnets", "--image_column", "x"), "input_column='x': no such column"),
+        (("poison", "--dataset", "DATA", "--attack", "badnets", "--target_label", "9"), "target_label='9': choose 0 to 3"),
+        (("poison", "--dataset", "DATA", "--attack", "badnets", "--rate", "1.5"), "rate=1.5: must lie in (0, 1]"),
+        (("poison", "--dataset", "DATA", "--attack", "badnets", "--rate", "0.001"), "rate=0.001: poisons none of 300"),
+        (("poison", "--dataset", "DATA", "--attack", "badnets", "--attack_args", "size=13"), "larger than the 12x12"),
+        (("poison", "--dataset", "DATA", "--attack", "badnets", "--attack_args", "size"), "write it as name=value"),
+        (("poison", "--dataset", "DATA", "--attack", "nothing"), "attack='nothing': unknown; choose one of badnets"),
+        (("poison", "--dataset", "DATA", "--attack", "badnets", "--split", "dev"), "split='dev': no such split"),
+        (("poison", "--dataset", "DATA"), "attack=None: name a trigger with --attack"),
+        (("poison", "--nonsense", "3"), "--nonsense"),
+        (("poison", "--config", "missing.yaml"), "config='missing.yaml': is not a readable YAML file"),
+        (("train", "--dataset", "DATA"), "give either a model to start from or an architecture"),
+        (("train", "--dataset", "DATA", "--architecture", "rocket"), "architecture='rocket'"),
+        (purifying("--model", "VICTIM", "--dataset", "ONE_CLASS_SHORT"), "no clean sample of these classes"),
+        (purifying("--model", "VICTIM", "--dataset", "TEN"), "dataset=10: the clean set has fewer samples than one batch"),
+        (purifying("--model", "VICTIM", "--dataset", "THREE_CLASSES"), "has a head for 4 classes and the data set has 3"),
+        (purifying("--model", "PICKLES", "--dataset", "DATA"), "as pickles only, which can run code"),
+        (purifying("--model", "no/model", "--dataset", "DATA"), "model='no/model': cannot be loaded"),
+        (purifying("--model", "VICTIM", "--dataset", "DATA", "--defense", "prayer"), "defense='prayer': unknown"),
+        (purifying("--model", "VICTIM", "--dataset", "DATA", "--defense_args", "x=1"), "defense_args='x'"),
+        (purifying("--dataset", "DATA"), "model=None: name the suspect model"),
+        (("evaluate", "--dataset", "DATA"), "model=None: name a model"),
+        (("card", "--model", "DATA"), "has no readable results.json"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_nothing_is_written(arguments, message, data, victim, images, tmp_path, capsys):
+    stand_ins = {"DATA": data, "VICTIM": victim}
+    small = tmp_path / "inputs"
+    small.mkdir()
+    for name, dataset in {
+        "ONE_CLASS_SHORT": images.filter(lambda row: row["label"] != 2),
+        "TEN": images.select(range(10)),
+    }.items():
+        dataset.to_parquet(small / f"{name}.parquet")
+        stand_ins[name] = small / f"{name}.parquet"
+    three = Dataset.from_dict({"image": images["image"][:90], "label": np.arange(90) % 3})
+    three.to_parquet(small / "three.parquet")
+    stand_ins["THREE_CLASSES"] = small / "three.parquet"
+    stand_ins["PICKLES"] = pickles_only(small / "pickles")
+    output = tmp_path / "output"
+    given = [stand_ins.get(argument, argument) for argument in arguments]
+    if arguments[0] != "card":
+        given += ["--output", output]
+    assert run(*given) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"hf-backdoor {arguments[0]}: ") and message in error
+    assert "Traceback" not in error
+    assert not output.exists(), "something was written"
+
+
+def pickles_only(folder):
+    """A model of the old kind."""
+    import torch
+
+    model = make_vit()
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def test_pickles_load_when_asked_for(data, processor, tmp_path):
+    folder = pickles_only(tmp_path / "pickles")
+    processor.save_pretrained(folder)
+    arguments = ["--model", folder, "--dataset", data, "--output", tmp_path / "out", "--max_steps", 40, "--use_cpu"]
+    assert run("purify", *arguments, "--allow_pickle") == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_folder_in_use_is_not_touched(data, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep")
+    assert run("poison", "--dataset", data, "--attack", "badnets", "--output", tmp_path) == 2
+    assert "is in use; choose another folder, or pass --overwrite" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_unknown_command(capsys):
+    assert main(["fly"]) == 2
+    assert "choose one of demo, poison" in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""purify: what it may see, what it leaves alone, and what comes out."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_vit, same_weights
+
+from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_defense, load_trigger, purify, split_off
+from hf_backdoor.defenses import defense_names
+from hf_backdoor.purification import default_arguments
+from hf_backdoor.super_fine_tuning.distillation import SelfDistillationTrainer, consistent_answers
+from hf_backdoor.super_fine_tuning.perturbations import DENSE_SIZES, SPARSE_AREAS, UniversalPerturbations
+
+
+ATTACK = PoisonConfig(load_trigger("badnets", size=3), target_label=1)
+
+
+def quick(defense, tmp_path, **settings):
+    defaults = {"max_steps": 40, "per_device_train_batch_size": 16, "use_cpu": True, "logging_steps": 5}
+    return default_arguments(defense, tmp_path, **defaults | settings)
+
+
+@pytest.mark.parametrize("name", defense_names())
+def test_measuring_an_attack_changes_no_bit_of_the_result(images, processor, tmp_path, name):
+    """The proof that no triggered input, test label or attack reaches a defence."""
+    defense = load_defense(name)
+    clean, test = images.select(range(200)), images.select(range(200, 300))
+    given = {"processing_class": processor, "defense": defense}
+    suspect = make_vit(dropout=0.1)
+    kept = {name: value.clone() for name, value in suspect.state_dict().items()}
+    blind = purify(suspect, clean, args=quick(defense, tmp_path / "a"), **given)
+    watched = purify(
+        suspect, clean, args=quick(defense, tmp_path / "b", eval_steps=7), test_dataset=test, attack=ATTACK, **given
+    )
+    assert same_weights(blind.model, watched.model)
+    assert not same_weights(blind.model, suspect), "it did train"
+    assert all(torch.equal(kept[name], value) for name, value in suspect.state_dict().items()), (
+        "the user's is untouched"
+    )
+    assert watched.results["purified"]["attack_success_rate"] is not None
+    assert blind.results["purified"] is None
+
+
+class Lost(Exception):
+    pass
+
+
+def test_killed_and_resumed_purification_equals_the_uninterrupted_one(images, processor, tmp_path):
+    """With the search, the perturbations, the suspect's answers and the averaged weights."""
+    from transformers import TrainerCallback
+
+    class Die(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 33:
+                raise Lost
+
+    def run(folder, resume=None, extra=()):
+        defense = load_defense("super_fine_tuning")
+        args = quick(defense, tmp_path / folder, save_strategy="steps", save_steps=10, eval_strategy="no")
+        trainer = defense.trainer_class()(
+            make_vit(dropout=0.1), args, train_dataset=images, processing_class=processor,
+            callbacks=[*defense.callbacks(), *extra], **defense.trainer_kwargs(),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    with pytest.raises(Lost):
+        run("killed", extra=[Die()])
+    resumed = run("killed", resume=str(tmp_path / "killed" / "checkpoint-30"))
+    assert same_weights(whole.model, resumed.model)
+    assert torch.equal(whole.perturbations.values, resumed.perturbations.values)
+
+
+def test_averaging_ends_with_the_mean_of_the_weights(images, processor, tmp_path):
+    from transformers import TrainerCallback
+
+    from hf_backdoor.super_fine_tuning.averaging import WeightAveragingCallback
+
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step > 6:
+                seen.append(model.classifier.weight.detach().clone())
+
+    defense = load_defense("fine_tuning")
+    trainer = BackdoorTrainer(
+        make_vit(), quick(defense, tmp_path, max_steps=12, eval_strategy="no"), train_dataset=images,
+        processing_class=processor, callbacks=[WeightAveragingCallback(start=0.5), Look()],
+    )  # fmt: skip
+    trainer.train()
+    assert len(seen) == 6
+    torch.testing.assert_close(trainer.model.classifier.weight.detach(), torch.stack(seen).mean(0))
+
+
+def test_an_answer_for_a_class_that_is_in_neither_sample_is_not_learnt():
+    answers = torch.tensor([[0.1, 0.2, 0.7], [0.1, 0.7, 0.2]])
+    expected = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
+    allowed = torch.tensor([[True, True, False]] * 2)
+    learned, trusted = consistent_answers(answers, expected, allowed)
+    assert trusted.tolist() == [False, True]
+    assert torch.equal(learned[0], expected[0]) and torch.equal(learned[1], answers[1])
+
+
+def test_perturbations_stay_small_and_raise_the_loss():
+    torch.manual_seed(0)
+    low, high = torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 1.0)
+    perturbations = UniversalPerturbations((3, 10, 10), low, high)
+    inputs, direction = torch.rand(16, 3, 10, 10) * 2 - 1, torch.randn(3, 10, 10)
+    assert torch.equal(perturbations.apply(inputs), inputs), "they start at nothing"
+    for _ in range(30):
+        loss = (perturbations.apply(inputs) * direction).sum()
+        perturbations.ascend(torch.autograd.grad(loss, perturbations.values)[0])
+    changed = perturbations.apply(inputs)
+    assert (changed * direction).sum() > (inputs * direction).sum()
+    assert changed.min() >= -1 and changed.max() <= 1
+    values = perturbations.values.detach()
+    for value, size in zip(values, DENSE_SIZES, strict=False):
+        assert value.abs().max() <= size + 1e-6
+    for value, area in zip(values[len(DENSE_SIZES) :], SPARSE_AREAS, strict=True):
+        assert 1 <= (value.abs().amax(0) > 0).sum() <= round(100 * area)
+
+
+def test_only_augmentations_that_the_suspect_understands_are_used(images, processor, tmp_path):
+    """The class of these images is where the bright quadrant lies: mirroring changes it, moving a pixel does not."""
+    defense = load_defense("super_fine_tuning")
+    settings = {"max_steps": 200, "learning_rate": 5e-3, "eval_strategy": "no"}
+    trained = BackdoorTrainer(
+        make_vit(), quick(defense, tmp_path, **settings), train_dataset=images, processing_class=processor,
+        augmentations=["shift"],
+    )  # fmt: skip
+    trained.train()
+    suspect = trained.model
+    trainer = SelfDistillationTrainer(
+        suspect, quick(defense, tmp_path, eval_strategy="no", max_steps=1), train_dataset=images,
+        processing_class=processor,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.augmentations == ("shift",)
+
+
+def test_split_off_is_balanced_and_disjoint(images):
+    rest, part = split_off(images, 42, seed=0)
+    assert len(part) == 42 and len(rest) == 358
+    counts = np.bincount(part["label"])
+    assert counts.max() - counts.min() <= 1
+    again = split_off(images, 42, seed=0)[1]
+    assert again["label"][:] == part["label"][:]
+    with pytest.raises(InputError, match="between 1 and 399"):
+        split_off(images, 400, seed=0)
+
+
+def test_bad_input_is_explained(images, processor, tmp_path):
+    with pytest.raises(InputError, match="processing_class=None: is needed when the model is an object"):
+        purify(make_vit(), images)
+    with pytest.raises(InputError, match="needs a test_dataset"):
+        purify(make_vit(), images, processing_class=processor, attack=ATTACK)
+    with pytest.raises(InputError, match="numbers the same classes differently"):
+        swapped = make_vit(classes=("north east", "north west", "south west", "south east"))
+        purify(swapped, images, processing_class=processor)
