@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -66,7 +67,7 @@ def train_victim(attack: str, seed: int, data: datasets.DatasetDict, poison: Poi
     args = TrainingArguments(str(folder), seed=seed, eval_strategy="no", disable_tqdm=True, **demo.TRAINING)
     train_classifier(
         model, args, train, processing_class=processor, test_dataset=data["test"], attack=poison,
-        poisoned=attack != "benign", augmentations=demo.AUGMENTATIONS, data_name=demo.DATA,
+        poisoned=attack != "benign", data_name=demo.DATA,
     )  # fmt: skip
     return folder
 
@@ -93,6 +94,11 @@ def run(attack: str, seed: int, method: str, data: datasets.DatasetDict) -> None
     print(time.strftime("%H:%M:%S"), attack, seed, method, shares, f"cost {result['cost_ratio']:.2f}", flush=True)
 
 
+def methods_for(attack: str, methods: Iterable[str]) -> list[str]:
+    """The benign model has nothing to remove: it shows what the default costs those who need it not."""
+    return [method for method in methods if attack != "benign" or method == "sft"]
+
+
 def table(rows: list[dict]) -> str:
     """Mean and standard deviation over the seeds, as Markdown."""
 
@@ -107,6 +113,8 @@ def table(rows: list[dict]) -> str:
         lines.append(f"| {attack} | undefended | {' | '.join(cells)} | |")
         for method, (title, *_) in METHODS.items():
             of_method = [row for row in of_attack if row["method"] == method]
+            if not of_method:
+                continue
             cells = [cell([row["purified"][name] for row in of_method]) for name in METRICS]
             cost = mean(row["cost_ratio"] for row in of_method)
             lines.append(f"| {attack} | {title} | {' | '.join(cells)} | {cost:.2f} |")
@@ -124,9 +132,9 @@ def main() -> None:
     data = load_data(demo.DATA)
     for seed in options.seeds:
         for attack in options.attacks:
-            for method in options.methods:
+            for method in methods_for(attack, options.methods):
                 run(attack, seed, method, data)
-    everything = [WORK / f"{a}-{s}-{m}.json" for a in ATTACKS for s in (0, 1, 2) for m in METHODS]
+    everything = [WORK / f"{a}-{s}-{m}.json" for a in ATTACKS for s in (0, 1, 2) for m in methods_for(a, METHODS)]
     if all(path.is_file() for path in everything):
         rows = [json.loads(path.read_text()) for path in everything]
         head = describe_run("benchmarks/purification.py", seeds=[0, 1, 2], clean_samples=demo.CLEAN_SAMPLES)

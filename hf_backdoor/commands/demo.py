@@ -41,7 +41,6 @@ VIT = {
     "attention_probs_dropout_prob": 0.0,
 }
 TRAINING = TRAINING_DEFAULTS | {"num_train_epochs": 8}
-AUGMENTATIONS = ("horizontal_flip",)
 
 
 def main(argv: list[str]) -> None:
@@ -81,7 +80,6 @@ def main(argv: list[str]) -> None:
             train,
             processing_class=processor,
             poisoned=name == "victim",
-            augmentations=AUGMENTATIONS,
             **common,
         )
     print(f"\n[3/3] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)

@@ -22,6 +22,7 @@ class TrainOptions(DataOptions, AttackOptions):
     train_split: str | None = option(None, "Split to train on; the default is train.")
     test_split: str | None = option(None, "Split to measure on; the default is test or validation, where there is one.")
     poisoned: bool = option(True, "no: train on clean data and only measure the attack, for a benign model.")
+    augmentations: list[str] = option([], "Train with these variations: horizontal_flip, shift (images).")
     allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")
     overwrite: bool = option(False, "Write into a folder that has content.")
 
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> None:
         test_dataset=test,
         attack=attack,
         poisoned=options.poisoned,
+        augmentations=options.augmentations,
         data_name=options.dataset,
         **options.columns(),
     )

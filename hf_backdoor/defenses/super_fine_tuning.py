@@ -22,7 +22,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
         distillation (`bool`): learn the suspect's answers on mixed-up clean samples, where they are consistent, and
             mind no universal perturbation; see
             [`~hf_backdoor.super_fine_tuning.distillation.SelfDistillationTrainer`].
-        label_weight (`float`): weight of the labels against the suspect's answers.
+        label_weight, feature_weight (`float`): weights of the labels and of the suspect's features against its answers.
         averaging (`bool`): end with the mean of the weights over phase 2.
     """
 
@@ -31,12 +31,14 @@ class SuperFineTuning(ScheduleConfig, Defense):
 
     distillation: bool = True
     label_weight: float = 0.3
+    feature_weight: float = 1.0
     averaging: bool = True
 
     def __post_init__(self):
         super().__post_init__()
-        if self.label_weight < 0:
-            raise InputError("label_weight", self.label_weight, "must be 0 or more")
+        for field in ("label_weight", "feature_weight"):
+            if getattr(self, field) < 0:
+                raise InputError(field, getattr(self, field), "must be 0 or more")
 
     def training_defaults(self) -> dict[str, Any]:
         return {
@@ -55,7 +57,9 @@ class SuperFineTuning(ScheduleConfig, Defense):
         return SelfDistillationTrainer
 
     def trainer_kwargs(self) -> dict[str, Any]:
-        return {"label_weight": self.label_weight} if self.distillation else {}
+        if not self.distillation:
+            return {}
+        return {"label_weight": self.label_weight, "feature_weight": self.feature_weight}
 
     def callbacks(self) -> list[Any]:
         from ..super_fine_tuning import SuperFineTuningCallback

@@ -61,22 +61,25 @@ def consistent_answers(
 class SelfDistillationTrainer(BackdoorTrainer):
     """Trains a suspect on clean data with two aims: keep its answers, and mind no small change of the input.
 
-    The loss of a sample is `label_weight * cross-entropy(label) + cross-entropy(suspect's answer)`. Where the task has
-    a continuous input, half of each batch is mixed up with other samples (Zhang et al. 2018), which shows the suspect's
-    knowledge between the few clean samples; its answers there pass [`consistent_answers`]. The other half carries
-    [`UniversalPerturbations`], with the suspect's answer to the sample *without* them. So the suspect is never
-    asked about anything that might be its trigger, unless mixing happens to make one, and then it is not believed.
+    The loss of a sample is `label_weight * cross-entropy(label) + cross-entropy(suspect's answer) + feature_weight *
+    |features - suspect's features|^2 / |suspect's features|^2`, the features being the last hidden states. Where the
+    task has a continuous input, half of each batch is mixed up with other samples (Zhang et al. 2018), which shows the
+    suspect's knowledge between the few clean samples; its answers there pass [`consistent_answers`], and the features
+    of an answer that does not pass are not learnt either. The other half carries [`UniversalPerturbations`], with the
+    suspect's answer and features for the sample *without* them. So the suspect is never asked about anything that might
+    be its trigger, unless mixing happens to make one, and then it is not believed.
 
     Args:
         label_weight (`float`): weight of the label against the suspect's answer.
+        feature_weight (`float`): weight of the suspect's features.
         kwargs: as for `BackdoorTrainer`; the model that is passed is the suspect.
     """
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
 
-    def __init__(self, *args: Any, label_weight: float = 0.3, **kwargs: Any):
+    def __init__(self, *args: Any, label_weight: float = 0.3, feature_weight: float = 1.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.label_weight = label_weight
+        self.label_weight, self.feature_weight = label_weight, feature_weight
         self.suspect: torch.nn.Module | None = None
         self.perturbations: UniversalPerturbations | None = None
         self.trusted_answers = self.asked_answers = 0
@@ -122,41 +125,56 @@ class SelfDistillationTrainer(BackdoorTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = F.one_hot(inputs.pop("labels"), answers.shape[-1]).float()
         answers = answers.softmax(-1)
+        asked, half = inputs, len(labels)
         if self.task.continuous_input is not None:
-            inputs[self.task.continuous_input], labels, answers = self._vary(
-                inputs[self.task.continuous_input], labels, answers
-            )
-        outputs = model(**inputs)
-        log_probabilities = outputs.logits.float().log_softmax(-1)
+            half = len(labels) // 2
+            inputs, asked, labels, answers, likely = self._vary(inputs, labels, answers, half)
+        with torch.no_grad():
+            said = self.suspect(**asked, output_hidden_states=True)
+        if half < len(labels):
+            learned, trusted = consistent_answers(said.logits[half:].float().softmax(-1), answers[half:], likely)
+            answers = torch.cat([answers[:half], learned])
+            self.trusted_answers += int(trusted.sum())
+            self.asked_answers += len(trusted)
+            trusted = torch.cat([trusted.new_ones(half), trusted])
+        else:
+            trusted = torch.ones(len(labels), device=labels.device)
+
+        outputs = model(**inputs, output_hidden_states=True)
         targets = self.label_weight * labels + answers
-        loss = -(targets * log_probabilities).sum(-1).mean()
+        loss = -(targets * outputs.logits.float().log_softmax(-1)).sum(-1)
+        features, kept = (output.hidden_states[-1].float().flatten(1) for output in (outputs, said))
+        distance = (features - kept).pow(2).sum(-1) / kept.pow(2).sum(-1)
+        loss = (loss + self.feature_weight * trusted * distance).mean()
         return (loss, outputs) if return_outputs else loss
 
     def _vary(
-        self, values: torch.Tensor, labels: torch.Tensor, answers: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Perturbs the first half of a batch and mixes up the second, with the labels and answers that go with it."""
+        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor, answers: torch.Tensor, half: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Perturbs the first `half` of a batch and mixes up the rest.
+
+        Returns:
+            Inputs for the model, inputs for the suspect (mixed, but not perturbed), labels, the answers to expect, and
+            the classes that an answer to each mixed sample may be for.
+        """
+        values = inputs[self.task.continuous_input]
         if self.perturbations is None:
             self.perturbations = UniversalPerturbations(values.shape[1:], *self._input_range(values))
-        half = len(values) // 2
-        perturbed = self.perturbations.apply(values[:half])
-
         weight = torch.rand(len(values) - half, device=values.device)[:, None]
         partner = torch.randint(len(values), (len(values) - half,), device=values.device)
-        pixel_weight = weight[..., None, None]
-        mixed = pixel_weight * values[half:] + (1 - pixel_weight) * values[partner]
-        mixed_labels = weight * labels[half:] + (1 - weight) * labels[partner]
-        expected = weight * answers[half:] + (1 - weight) * answers[partner]
-        likely = F.one_hot(answers.argmax(-1), answers.shape[-1]) + labels
-        with torch.no_grad():
-            said = self.suspect(**{self.task.continuous_input: mixed}).logits.float().softmax(-1)
-        learned, trusted = consistent_answers(said, expected, (likely[half:] + likely[partner]) > 0)
-        self.trusted_answers += int(trusted.sum())
-        self.asked_answers += len(trusted)
+
+        def mix(samples: torch.Tensor) -> torch.Tensor:
+            share = weight.view(-1, *[1] * (samples.ndim - 1))
+            return share * samples[half:] + (1 - share) * samples[partner]
+
+        mixed = mix(values)
+        likely = (F.one_hot(answers.argmax(-1), answers.shape[-1]) + labels) > 0
         return (
-            torch.cat([perturbed, mixed]),
-            torch.cat([labels[:half], mixed_labels]),
-            torch.cat([answers[:half], learned]),
+            inputs | {self.task.continuous_input: torch.cat([self.perturbations.apply(values[:half]), mixed])},
+            inputs | {self.task.continuous_input: torch.cat([values[:half], mixed])},
+            torch.cat([labels[:half], mix(labels)]),
+            torch.cat([answers[:half], mix(answers)]),
+            likely[half:] | likely[partner],
         )
 
     def _input_range(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,139 @@
+"""The card: its structure, its metadata, its words for good and bad results, and hostile text in it."""
+
+import re
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hf_backdoor.cards import write_card
+from hf_backdoor.cards.rendering import escape
+
+
+def measured(ca, asr=None, ra=None):
+    shares = {"clean_accuracy": ca, "attack_success_rate": asr, "robust_accuracy": ra}
+    return {
+        **shares,
+        "loss": 0.5,
+        "intervals": {name: [share - 0.01, share + 0.01] for name, share in shares.items() if share is not None},
+        "samples": {"clean_accuracy": 1000, "attack_success_rate": 900, "robust_accuracy": 900},
+    }
+
+
+def results(**changes):
+    schedule = {
+        "base_lr": 1e-4, "peak_lr_1": 4e-3, "peak_lr_2": 1e-3, "total_steps": 80, "phase_1_steps": 40, "ramp_up": 10,
+        "ramp_down": 10,
+    }  # fmt: skip
+    trace = [{"peak_lr": 1e-3, "kappa": 0.9, "agreement": 0.91}, {"peak_lr": 2e-3, "kappa": 0.6, "agreement": 0.65}]
+    search = {"steps": 40, "seconds": 3.2, "trace": trace, "explanation": "Triangles up to each peak."}
+    complete = {
+        "schema_version": 1, "command": "purify", "task": "image-classification", "suspect_model": "org/suspect",
+        "seed": 0, "data": {"name": "some/data"}, "clean_data": {"samples": 100, "classes": ["cat", "dog"]},
+        "attack": {
+            "trigger": {"name": "badnets", "version": 1, "size": 3}, "target_label": 1, "rate": 0.1,
+            "label_mode": "dirty", "seed": 0,
+        },
+        "defense": {
+            "title": "Super-fine-tuning", "paper": "https://arxiv.org/abs/2212.09067", "schedule": schedule,
+            "search": search,
+        },
+        "training": {"steps": 80, "batch_size": 64, "optimizer": "adamw_torch_fused"},
+        "suspect": measured(0.85, 0.99, 0.01), "purified": measured(0.84, 0.05, 0.8),
+        "cost": {"purification_seconds": 61.0, "victim_seconds": 50.0}, "cost_ratio": 1.22,
+        "hardware": {"cpu": "a cpu", "accelerator": None, "threads": 2}, "versions": {"python": "3.11", "torch": "2.13"},
+        "log": [
+            {"step": 20, "eval_clean_accuracy": 0.7, "eval_attack_success_rate": 0.6},
+            {"step": 80, "eval_clean_accuracy": 0.84, "eval_attack_success_rate": 0.05},
+        ],
+    }  # fmt: skip
+    return {**complete, **changes}
+
+
+def card_of(tmp_path, **changes):
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    return write_card(folder, results(**changes)).read_text()
+
+
+STRUCTURE = r"""---
+.*
+---
+
+# my-model: purified with hf_backdoor
+
+This model went through \*\*Super-fine-tuning\*\* .*
+
+## Before and after
+
+\|  \| before \| after \|
+\|---\|---\|---\|
+\| Clean accuracy \(CA\) \| 85.0 % \(84.0-86.0\) \| 84.0 % \(83.0-85.0\) \|
+\| Attack success rate \(ASR\) \| 99.0 % \(98.0-100.0\) \| 5.0 % \(4.0-6.0\) \|
+\| Robust accuracy \(RA\) \| 1.0 % \(0.0-2.0\) \| 80.0 % \(79.0-81.0\) \|
+
+.*
+!\[Learning rate, .*\]\(figures/learning_rate.png\)
+
+## What was done
+
+.*target class dog.*
+.*from 0.0001 to 0.004 in the first 40 steps and to 0.001 after them.*
+.*\| peak \| 0.001 \| 0.002 \|
+  \|---\|---\|---\|
+  \| agreement left \| 0.90 \| 0.60 \|
+.*61 s, 1.22 of the time that training the victim took.*
+## How to load it
+
+```python
+from transformers import pipeline
+
+classify = pipeline\("image-classification", model="my-model"\)
+```
+
+## Limits
+.*
+## Citation
+.*"""
+
+
+def test_structure(tmp_path):
+    card = card_of(tmp_path)
+    assert re.fullmatch(STRUCTURE, card, re.DOTALL), card
+    assert (tmp_path / "my-model" / "figures" / "learning_rate.png").stat().st_size > 5000
+    assert "The backdoor is removed: the attack success rate went from 99.0 % to 5.0 %" in card
+    assert "\n\n\n" not in card, "holes in the page"
+
+
+def test_metadata_and_model_index(tmp_path):
+    data = ModelCard(card_of(tmp_path)).data
+    assert data.pipeline_tag == "image-classification" and data.base_model == "org/suspect"
+    assert "hf_backdoor" in data.tags and "backdoor-defense" in data.tags
+    values = {result.metric_name: (result.metric_value, result.dataset_config) for result in data.eval_results}
+    assert values == {
+        "Clean accuracy (CA)": (0.84, None),
+        "Attack success rate (ASR)": (0.05, "badnets"),
+        "Robust accuracy (RA)": (0.8, "badnets"),
+    }
+
+
+def test_a_failure_is_called_one(tmp_path):
+    card = card_of(tmp_path, purified=measured(0.84, 0.4, 0.5))
+    assert "**The backdoor is not removed**: the attack success rate went from 99.0 % to 40.0 %" in card
+
+
+def test_what_is_not_known_is_not_claimed(tmp_path):
+    card = card_of(tmp_path, attack=None, suspect=measured(0.85), purified=measured(0.84), cost_ratio=None)
+    assert "No trigger was known, so whether a backdoor is gone is not measured" in card
+    assert "| not measured | not measured |" in card
+    assert "removed:" not in card
+
+
+@pytest.mark.parametrize("name", ["{{ 7 * 7 }}", "a | b", "<script>alert(1)</script>", "`code`\nnext", "[x](http://y)"])
+def test_text_from_elsewhere_is_text(tmp_path, name):
+    clean = {"samples": 100, "classes": ["cat", name]}
+    card = card_of(tmp_path, clean_data=clean)
+    line = next(line for line in card.splitlines() if "target class" in line)
+    assert escape(name) in line
+    assert "49" not in line and "<script" not in card
+    yaml.safe_load(card.split("---\n")[1])

@@ -1,0 +1,219 @@
+"""The Hub, with its real clients: poisoned data go there, suspect models come from there, and it may refuse.
+
+The clients read where the Hub is when they are imported, so what uses them runs in a child process: the functions named
+`child_*`, whose results come back as JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer, Repo
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def clean(images, tmp_path_factory):
+    """A parquet file of clean images."""
+    path = tmp_path_factory.mktemp("clean") / "train.parquet"
+    images.select(range(200)).to_parquet(path)
+    return path
+
+
+def in_child(hub, folder, function, *arguments):
+    """What a function of this module returns in a process whose clients talk to the server."""
+    answer = folder / "answer.json"
+    code = (
+        "import json, sys, pathlib, test_publishing as tests; name, answer, *arguments = sys.argv[1:]; "
+        "pathlib.Path(answer).write_text(json.dumps(getattr(tests, name)(*arguments)))"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    command = [sys.executable, "-c", code, function.__name__, str(answer), *map(str, arguments)]
+    environment = hub.environment(folder / "home", PYTHONPATH=path)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(answer.read_text())
+
+
+def complaint(status, stderr, command, message):
+    """Asserts that a command ended as it must on bad input, and returns its one sentence."""
+    *_, sentence = stderr.strip().splitlines()
+    assert status == 2 and "Traceback" not in stderr, stderr
+    assert sentence.startswith(f"hf-backdoor {command}: ") and message in sentence
+    return sentence
+
+
+def child_push_and_load_back(clean):
+    import numpy as np
+    from datasets import DatasetDict, load_dataset
+
+    import hf_backdoor
+
+    images = load_dataset("parquet", data_files=clean, split="train")
+    config = hf_backdoor.PoisonConfig(hf_backdoor.load_trigger("badnets"), target_label=1, rate=0.2)
+    splits = DatasetDict(train=images.select(range(150)), test=images.select(range(150, 200)))
+    poisoned = hf_backdoor.poison(splits, config)
+    address = hf_backdoor.push_poisoned(poisoned, "user/poisoned", config, source="quadrants")
+    hf_backdoor.push_poisoned(poisoned, "user/open", config, private=False)
+    hf_backdoor.push_poisoned(poisoned["train"], "no-namespace", config)
+    loaded = load_dataset("user/poisoned")
+    try:
+        public = "pushed " + hf_backdoor.push_poisoned(poisoned, "user/already-public", config)
+    except hf_backdoor.InputError as error:
+        public = str(error)
+
+    def same(split, column):
+        pairs = zip(poisoned[split][column], loaded[split][column], strict=True)
+        return all(np.array_equal(before, after) for before, after in pairs)
+
+    return {
+        "address": address,
+        "splits": {name: len(rows) for name, rows in loaded.items()},
+        "expected_splits": {name: len(rows) for name, rows in poisoned.items()},
+        "features_differ": [name for name in poisoned if loaded[name].features != poisoned[name].features],
+        "columns_differ": [
+            [name, column] for name in poisoned for column in poisoned[name].features if not same(name, column)
+        ],
+        "poisoned": sum(loaded["train"]["is_poisoned"]),
+        "already_public": public,
+    }
+
+
+def test_a_poisoned_data_set_is_pushed_in_one_private_commit_and_loads_as_it_was(hub, clean, tmp_path):
+    public = hub.repos["datasets/user/already-public"] = Repo("dataset", "user/already-public")
+    seen = in_child(hub, tmp_path, child_push_and_load_back, clean)
+
+    repo = hub.repos["datasets/user/poisoned"]
+    assert [commit.message for commit in repo.commits] == ["initial commit", "Add data poisoned with badnets"]
+    assert seen["address"] == f"{hub.endpoint}/datasets/user/poisoned/commit/{repo.commits[-1].oid}"
+    assert repo.private and not hub.repos["datasets/user/open"].private
+    assert "poison.json" in hub.repos["datasets/user/no-namespace"].files, "the user's own namespace is the default"
+    card = repo.files["README.md"].decode()
+    assert "[!CAUTION]" in card and "changed on purpose" in card and "from quadrants" in card
+    assert json.loads(repo.files["poison.json"])["target_label"] == 1
+
+    assert seen["splits"] == seen["expected_splits"] and {"train", "test"} < set(seen["splits"])
+    assert seen["features_differ"] == [] and seen["columns_differ"] == []
+    assert seen["poisoned"] == 30
+
+    assert "'user/already-public': is public already" in seen["already_public"], "poison that was to be private"
+    assert len(public.commits) == 1
+
+
+def child_purify_from_the_hub(clean):
+    import torch
+    from conftest import make_vit
+    from huggingface_hub import HfApi
+    from transformers import ViTImageProcessorPil
+
+    from hf_backdoor.cli import main
+
+    model = make_vit()
+    processor = ViTImageProcessorPil(size={"height": 12, "width": 12}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    model.push_to_hub("user/victim", private=True)
+    for name in ("user/victim", "user/pickles", "user/empty"):
+        processor.push_to_hub(name)
+        model.config.push_to_hub(name)
+    torch.save(model.state_dict(), "pytorch_model.bin")
+    HfApi().upload_file(path_or_fileobj="pytorch_model.bin", path_in_repo="pytorch_model.bin", repo_id="user/pickles")
+
+    def purify(model, dataset, *more):
+        with redirect_stderr(StringIO()) as stderr:
+            output = model.replace("/", "-") if dataset == clean else "no-data"
+            shared = ["--output", output, "--max_steps", "40", "--use_cpu"]
+            status = main(["purify", "--model", model, "--dataset", dataset, *shared, *more])
+        return status, stderr.getvalue()
+
+    models = ("user/victim", "user/pickles", "user/empty", "user/unknown", "user/gone")
+    results = {model: purify(model, clean) for model in models}
+    return results | {"no-data": purify("user/victim", "user/no-data")}
+
+
+@pytest.fixture(scope="module")
+def purified_from_the_hub(clean, tmp_path_factory):
+    """The server, the folder and the outcomes after the purification of several repositories."""
+    folder = tmp_path_factory.mktemp("purified")
+    with HubServer() as server:
+        server.fail("HEAD", "/user/gone", 500)
+        yield server, folder, in_child(server, folder, child_purify_from_the_hub, clean)
+
+
+def test_a_model_is_purified_by_its_hub_id(purified_from_the_hub):
+    from huggingface_hub import ModelCard
+
+    hub, folder, outcomes = purified_from_the_hub
+    assert hub.repos["user/victim"].private, "loading needs the token"
+    status, stderr = outcomes["user/victim"]
+    assert status == 0, stderr
+    assert ModelCard.load(folder / "user-victim" / "README.md").data.base_model == "user/victim"
+    assert (folder / "user-victim" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("user/unknown", "model='user/unknown': cannot be loaded"),
+        ("user/empty", "model='user/empty': cannot be loaded"),
+        ("user/gone", "model='user/gone': cannot be loaded"),
+        ("user/pickles", "model='user/pickles': has its weights as pickles only, which can run code"),
+        ("no-data", "dataset='user/no-data': is neither a packaged data set"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_sentence_and_nothing_is_written(purified_from_the_hub, name, message):
+    _, folder, outcomes = purified_from_the_hub
+    complaint(*outcomes[name], "purify", message)
+    assert not (folder / name.replace("/", "-")).exists(), "something was written"
+
+
+def test_pickles_on_the_hub_are_neither_downloaded_nor_sent_to_be_converted(purified_from_the_hub):
+    hub, _, _ = purified_from_the_hub
+    asked = [request.path for request in hub.requests if request.method == "GET" and "/user/pickles" in request.path]
+    assert not [path for path in asked if path.endswith(".bin")]
+    # transformers looks for a pull request with converted weights, and has a third party make one, with the token.
+    assert not [path for path in asked if "/discussions" in path or "/commits" in path]
+
+
+def poison_and_push(hub, clean, output, repo_id, folder):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "hf_backdoor", "poison", "--dataset", clean, "--attack", "badnets"]
+    command += ["--output", output, "--push_to_hub", repo_id]
+    environment = hub.environment(folder / "home", PYTHONPATH=str(Path(__file__).parents[1]))
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=60)
+
+
+def data_are_kept_and_can_be_pushed_later(done, output, reason):
+    """Asserts what holds after every push that failed."""
+    from datasets import load_dataset
+
+    sentence = complaint(done.returncode, done.stderr, "poison", "push_to_hub='user/x'")
+    assert reason in sentence
+    assert f"the data are in {output}" in sentence
+    assert f"hf upload user/x {output} --repo-type dataset --private" in sentence
+    assert {path.name for path in output.iterdir()} == {"README.md", "poison.json", "results.json", "train.parquet"}
+    assert sum(load_dataset(str(output), split="train")["is_poisoned"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/api/repos/create", 401), ("/api/datasets/user/x/commit/", 403)], ids=["token", "right"]
+)
+def test_the_hub_refuses_the_push(hub, clean, tmp_path, path, status):
+    hub.fail("POST", path, status)
+    done = poison_and_push(hub, clean, tmp_path / "poisoned", "user/x", tmp_path)
+    data_are_kept_and_can_be_pushed_later(done, tmp_path / "poisoned", str(status))
+
+
+def test_the_hub_is_out_of_reach(clean, tmp_path):
+    with HubServer() as hub:
+        pass
+    done = poison_and_push(hub, clean, tmp_path / "poisoned", "user/x", tmp_path)
+    data_are_kept_and_can_be_pushed_later(done, tmp_path / "poisoned", "Connect")
