@@ -37,9 +37,9 @@ class Request(NamedTuple):
 class HubError(Exception):
     """An answer other than success. The clients tell errors apart by `code`, as the real Hub's."""
 
-    def __init__(self, status: int, message: str, code: str | None = None):
+    def __init__(self, status: int, message: str, code: str | None = None, **more: Any):
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.body = status, code, {"error": message, **more}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ class Repo:
         self.branches[f"refs/pr/{number}"] = list(self.commits)
         pull = {"num": number, "title": title, "status": "open", "isPullRequest": True, "createdAt": DATE}
         pull |= {"author": {"name": USER}, "repo": {"name": self.id, "type": self.kind}, "description": description}
-        pull |= {"changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "events": [], "diff": ""}
         self.pull_requests.append(pull)
         return pull
 
@@ -138,6 +137,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one request. Methods with a route return what is sent as JSON, or `None` when they sent it."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and content in one packet, else each answer waits 40 ms for an acknowledgement
     hub: HubServer
 
     def answer(self) -> None:
@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
         except HubError as error:
             headers = {"X-Error-Message": str(error), "Content-Type": "application/json"}
             headers |= {"X-Error-Code": error.code} if error.code else {}
-            self.send(error.status, json.dumps({"error": str(error)}).encode(), headers)
+            self.send(error.status, json.dumps(error.body).encode(), headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
 
@@ -205,10 +205,11 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         private = asked.get("visibility") == "private"
         repo = Repo(asked.get("type") or "model", f"{asked['organization'] or USER}/{asked['name']}", private)
+        url = f"{self.hub.endpoint}/{repo.path}"
         if repo.path in self.hub.repos:
-            raise HubError(409, "You already created this repo")
+            raise HubError(409, "You already created this repo", url=url)
         self.hub.repos[repo.path] = repo
-        return {"url": f"{self.hub.endpoint}/{repo.path}", "name": repo.id}
+        return {"url": url, "name": repo.id}
 
     @route("POST", f"{REPO}/preupload/([^/]+)")
     def choose_upload_modes(self, kinds: str, repo_id: str, revision: str) -> dict:
@@ -304,30 +305,10 @@ class Handler(BaseHTTPRequestHandler):
         common = {"authors": [{"user": USER}], "date": DATE, "message": ""}
         return [{"id": commit.oid, "title": commit.message, **common} for commit in made]
 
-    @route("GET", f"{REPO}/refs")
-    def refs(self, kinds: str, repo_id: str) -> dict:
-        heads = {branch: history[-1].oid for branch, history in self.repo(kinds, repo_id).branches.items()}
-        pulls = [{"name": b, "ref": b, "targetCommit": oid} for b, oid in heads.items() if b.startswith("refs/pr/")]
-        branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": heads["main"]}]
-        return {"branches": branches, "converts": [], "tags": [], "pullRequests": pulls}
-
     @route("GET", f"{REPO}/discussions")
     def list_pull_requests(self, kinds: str, repo_id: str) -> dict:
         pulls = self.repo(kinds, repo_id).pull_requests
         return {"discussions": pulls if self.query.get("p", "0") == "0" else [], "count": len(pulls), "start": 0}
-
-    @route("GET", f"{REPO}/discussions/([0-9]+)")
-    def show_pull_request(self, kinds: str, repo_id: str, number: str) -> dict:
-        return self.repo(kinds, repo_id).pull_requests[int(number) - 1]
-
-    @route("POST", f"{REPO}/discussions/([0-9]+)/merge")
-    def merge_pull_request(self, kinds: str, repo_id: str, number: str) -> dict:
-        repo = self.repo(kinds, repo_id)
-        pull, head = repo.pull_requests[int(number) - 1], repo.history(f"refs/pr/{number}")[-1]
-        merged = repo.commit("main", pull["title"], dict(head.files))
-        pull["status"], pull["changes"]["mergeCommitId"] = "merged", merged.oid
-        event = {"id": "e" * 24, "type": "status-change", "createdAt": DATE, "author": {"name": USER}}
-        return {"newStatus": event | {"data": {"status": "merged"}}}
 
     @route("GET", "/(?:(datasets|spaces)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
     def download(self, kinds: str | None, repo_id: str, revision: str, path: str) -> None:

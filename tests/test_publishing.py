@@ -72,6 +72,8 @@ def child_push_and_load_back(clean):
     except hf_backdoor.InputError as error:
         public = str(error)
 
+    flags = {name: list(rows["is_poisoned"]) for name, rows in loaded.items()}
+
     def same(split, column):
         pairs = zip(poisoned[split][column], loaded[split][column], strict=True)
         return all(np.array_equal(before, after) for before, after in pairs)
@@ -80,11 +82,11 @@ def child_push_and_load_back(clean):
         "address": address,
         "splits": {name: len(rows) for name, rows in loaded.items()},
         "expected_splits": {name: len(rows) for name, rows in poisoned.items()},
-        "features_differ": [name for name in poisoned if loaded[name].features != poisoned[name].features],
+        "features_differ": [name for name in poisoned if loaded[name].features != poisoned["train"].features],
         "columns_differ": [
             [name, column] for name in poisoned for column in poisoned[name].features if not same(name, column)
         ],
-        "poisoned": sum(loaded["train"]["is_poisoned"]),
+        "poisoned": {name: [values.count(True), values.count(False)] for name, values in flags.items()},
         "already_public": public,
     }
 
@@ -104,7 +106,8 @@ def test_a_poisoned_data_set_is_pushed_in_one_private_commit_and_loads_as_it_was
 
     assert seen["splits"] == seen["expected_splits"] and {"train", "test"} < set(seen["splits"])
     assert seen["features_differ"] == [] and seen["columns_differ"] == []
-    assert seen["poisoned"] == 30
+    rows = seen["splits"]["test_triggered"]
+    assert seen["poisoned"] == {"train": [30, 120], "test": [0, 50], "test_triggered": [rows, 0]}, "none is None"
 
     assert "'user/already-public': is public already" in seen["already_public"], "poison that was to be private"
     assert len(public.commits) == 1
@@ -113,19 +116,23 @@ def test_a_poisoned_data_set_is_pushed_in_one_private_commit_and_loads_as_it_was
 def child_purify_from_the_hub(clean):
     import torch
     from conftest import make_vit
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from transformers import ViTImageProcessorPil
 
     from hf_backdoor.cli import main
 
     model = make_vit()
     processor = ViTImageProcessorPil(size={"height": 12, "width": 12}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    model.push_to_hub("user/victim", private=True)
     for name in ("user/victim", "user/pickles", "user/empty"):
-        processor.push_to_hub(name)
+        processor.push_to_hub(name, private=True)
         model.config.push_to_hub(name)
+    model.push_to_hub("user/victim")
     torch.save(model.state_dict(), "pytorch_model.bin")
+    make_vit(seed=1).save_pretrained("other")
+    other = CommitOperationAdd("model.safetensors", "other/model.safetensors")
+    title = "Adding `safetensors` variant of this model"
     HfApi().upload_file(path_or_fileobj="pytorch_model.bin", path_in_repo="pytorch_model.bin", repo_id="user/pickles")
+    HfApi().create_commit("user/pickles", [other], commit_message=title, create_pr=True)
 
     def purify(model, dataset, *more):
         with redirect_stderr(StringIO()) as stderr:
@@ -134,7 +141,7 @@ def child_purify_from_the_hub(clean):
             status = main(["purify", "--model", model, "--dataset", dataset, *shared, *more])
         return status, stderr.getvalue()
 
-    models = ("user/victim", "user/pickles", "user/empty", "user/unknown", "user/gone")
+    models = ("user/victim", "user/pickles", "user/empty", "user/unknown", "user/gated")
     results = {model: purify(model, clean) for model in models}
     return results | {"no-data": purify("user/victim", "user/no-data")}
 
@@ -144,7 +151,7 @@ def purified_from_the_hub(clean, tmp_path_factory):
     """The server, the folder and the outcomes after the purification of several repositories."""
     folder = tmp_path_factory.mktemp("purified")
     with HubServer() as server:
-        server.fail("HEAD", "/user/gone", 500)
+        server.fail("HEAD", "/user/gated", 403)
         yield server, folder, in_child(server, folder, child_purify_from_the_hub, clean)
 
 
@@ -164,7 +171,7 @@ def test_a_model_is_purified_by_its_hub_id(purified_from_the_hub):
     [
         ("user/unknown", "model='user/unknown': cannot be loaded"),
         ("user/empty", "model='user/empty': cannot be loaded"),
-        ("user/gone", "model='user/gone': cannot be loaded"),
+        ("user/gated", "model='user/gated': cannot be loaded"),
         ("user/pickles", "model='user/pickles': has its weights as pickles only, which can run code"),
         ("no-data", "dataset='user/no-data': is neither a packaged data set"),
     ],
@@ -175,12 +182,12 @@ def test_what_the_hub_does_not_have_is_one_sentence_and_nothing_is_written(purif
     assert not (folder / name.replace("/", "-")).exists(), "something was written"
 
 
-def test_pickles_on_the_hub_are_neither_downloaded_nor_sent_to_be_converted(purified_from_the_hub):
+def test_pickles_are_not_downloaded_and_a_strangers_conversion_is_not_taken_for_them(purified_from_the_hub):
+    """Left to itself, transformers loads what an open pull request with the right title holds, whoever made it."""
     hub, _, _ = purified_from_the_hub
-    asked = [request.path for request in hub.requests if request.method == "GET" and "/user/pickles" in request.path]
-    assert not [path for path in asked if path.endswith(".bin")]
-    # transformers looks for a pull request with converted weights, and has a third party make one, with the token.
-    assert not [path for path in asked if "/discussions" in path or "/commits" in path]
+    assert "model.safetensors" in hub.repos["user/pickles"].history("refs/pr/1")[-1].files
+    asked = [request.path for request in hub.requests if request.method == "GET" and "/user/pickles/" in request.path]
+    assert not [path for path in asked if path.endswith((".bin", ".safetensors")) or "/discussions" in path]
 
 
 def poison_and_push(hub, clean, output, repo_id, folder):
