@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,22 @@ if TYPE_CHECKING:
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
 
+def _has_pickles(source: str, *, on_hub: bool) -> bool:
+    if Path(source).is_dir():
+        return any((Path(source) / name).is_file() for name in PICKLES)
+    if not on_hub:
+        return False
+    from huggingface_hub import HfApi
+
+    try:
+        return any(HfApi().file_exists(source, name) for name in PICKLES)
+    except Exception:  # the Hub is out of reach; the first error says so
+        return False
+
+
 def _explain(source: str, error: Exception) -> InputError:
-    folder = Path(source)
     text = " ".join(str(error).split())
-    if any((folder / name).is_file() for name in PICKLES) or (".bin" in text and "safetensors" in text):
+    if _has_pickles(source, on_hub="safetensors" in text):
         return InputError(
             "model", source, "has its weights as pickles only, which can run code when opened; convert them to "
             "safetensors, or pass --allow-pickle (allow_pickle=True) if you trust their author"
@@ -41,6 +54,8 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
     """
     import transformers
 
+    # Else transformers has a Space convert pickles, and loads the weights in whatever pull request has its title.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     if auto_class.startswith("AutoModel"):
         import torch
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from .cards import write_dataset_card
 from .data.columns import class_names, resolve_columns
+from .errors import InputError
 from .poisoning import PoisonConfig
+from .results import RESULTS_FILE
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 POISON_FILE = "poison.json"
+PUSHED = ("*.parquet", "README.md", POISON_FILE, RESULTS_FILE)  # and nothing else that lies in the folder
 
 
 def save_poisoned(
@@ -38,10 +41,10 @@ def save_poisoned(
     splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: f"{name}.parquet" for name in splits}
-    for name, split in splits.items():
-        split.to_parquet(folder / files[name])
     first = next(iter(splits.values()))
     label = resolve_columns(first.select_columns([n for n in first.features if n != "original_label"]).features).label
+    for name, split in splits.items():
+        _with_flags(split, label).to_parquet(folder / files[name])
     attack = config.to_dict()
     write_dataset_card(
         folder,
@@ -57,6 +60,19 @@ def save_poisoned(
     )
     (folder / POISON_FILE).write_text(json.dumps(attack, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def _with_flags(split: Dataset, label: str) -> Dataset:
+    """A clean split with the columns of the poisoned ones; `load_dataset` would fill them with `None`."""
+    from datasets import Value
+
+    if has_flag(split):
+        return split
+    split = split.add_column("is_poisoned", [False] * len(split), feature=Value("bool"))
+    split = split.add_column("original_label", split[label][:], feature=split.features[label])
+    if "index" in split.features:
+        return split
+    return split.add_column("index", list(range(len(split))), feature=Value("int64"))
 
 
 def has_flag(split: Dataset) -> bool:
@@ -76,17 +92,52 @@ def push_poisoned(
 
     Returns:
         Address of the commit.
-    """
-    from huggingface_hub import HfApi
 
-    api = HfApi()
+    Raises:
+        InputError: as [`push_folder`].
+    """
     with tempfile.TemporaryDirectory() as folder:
         save_poisoned(dataset, folder, config, **kwargs)
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            repo_type="dataset",
-            folder_path=folder,
-            commit_message=f"Add data poisoned with {config.trigger.name}",
-        )
-    return commit.commit_url
+        return push_folder(folder, repo_id, private=private)
+
+
+def push_folder(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
+    """Pushes the files that [`save_poisoned`] wrote to the Hub, in one commit; private unless told otherwise.
+
+    Args:
+        folder (`str` or `Path`): with the files.
+        repo_id (`str`): `"user/name"`.
+        private (`bool`): who may see it.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        InputError: the Hub refuses, is out of reach, or has a public repository of that name where a private one is
+            wanted.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = sorted(path for pattern in PUSHED for path in Path(folder).glob(pattern))
+    attack = json.loads((Path(folder) / POISON_FILE).read_text(encoding="utf-8"))
+    api = HfApi()
+    try:
+        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+        exposed = private and not api.repo_info(repo_id, repo_type="dataset").private
+        if not exposed:
+            # Not upload_folder, which may split its work into several commits.
+            return api.create_commit(
+                repo_id,
+                [CommitOperationAdd(path.name, path) for path in files],
+                repo_type="dataset",
+                commit_message=f"Add data poisoned with {attack['trigger']['name']}",
+            ).commit_url
+    except Exception as error:  # of huggingface_hub, its HTTP client or hf_xet, which share no base class
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            "push_to_hub", repo_id, f"was not pushed to the Hub ({type(error).__name__}: {reason})"
+        ) from error
+    raise InputError(
+        "push_to_hub", repo_id, "is public already, and poisoned data are pushed privately unless told otherwise; "
+        "name another repository, or pass --public (private=False)"
+    )  # fmt: skip

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, TrainingArguments
 
-PURIFICATION_DEFAULTS = {"save_strategy": "no", "eval_strategy": "steps", "eval_steps": 0.1, "logging_steps": 10}
+PURIFICATION_DEFAULTS = {"save_strategy": "no", "eval_strategy": "steps", "eval_steps": 0.1, "logging_steps": 50}
 
 
 @dataclass

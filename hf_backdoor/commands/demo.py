@@ -8,6 +8,8 @@ Example: hf-backdoor demo --attack blended --seed 1
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +46,7 @@ TRAINING = TRAINING_DEFAULTS | {"num_train_epochs": 8}
 
 
 def main(argv: list[str]) -> None:
-    import time
-
+    import torch
     from transformers import TrainingArguments, set_seed
     from transformers.utils import logging
 
@@ -61,6 +62,9 @@ def main(argv: list[str]) -> None:
     (options,) = ConfigParser([DemoOptions], "hf-backdoor demo", __doc__).parse(argv)
     started = time.perf_counter()
     logging.set_verbosity_error()
+    if "OMP_NUM_THREADS" not in os.environ:
+        # A model this small gains little from a second thread, and stalls on it when the machine is busy.
+        torch.set_num_threads(1)
     folder = check_output(options.output, overwrite=options.overwrite)
     data = load_data(DATA)
     attack = options.poison_config(data["train"], "label", options.seed)
@@ -73,7 +77,8 @@ def main(argv: list[str]) -> None:
         print(f"\n[{number}/3] Training the {name} model on {len(train)} images", flush=True)
         set_seed(options.seed)
         model, processor = task_named("image-classification").from_scratch("vit", VIT, class_names(train, "label"))
-        args = TrainingArguments(str(folder / name), seed=options.seed, eval_strategy="no", **TRAINING)
+        settings = TRAINING | {"seed": options.seed, "eval_strategy": "no", "logging_strategy": "no"}
+        args = TrainingArguments(str(folder / name), **settings)
         trained[name] = train_classifier(
             model,
             args,
@@ -83,7 +88,7 @@ def main(argv: list[str]) -> None:
             **common,
         )
     print(f"\n[3/3] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
-    args = default_arguments(defense, folder / "purified", seed=options.seed)
+    args = default_arguments(defense, folder / "purified", seed=options.seed, logging_strategy="no")
     victim_seconds = trained["victim"]["cost"]["training_seconds"]
     result = purify(
         str(folder / "victim"),
@@ -103,6 +108,7 @@ def main(argv: list[str]) -> None:
     results = {
         **{name: value for name, value in result.results.items() if name not in ("suspect", "purified", "log")},
         "command": "demo",
+        "seeds": dict.fromkeys(("split", "poison", "weights", "order"), options.seed),
         **measured,
         "log": result.results["log"],
         "seconds": time.perf_counter() - started,

@@ -6,6 +6,7 @@ Example: hf-backdoor poison --dataset fashion_mnist_mini --attack badnets --rate
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 
 from ..config import ConfigParser
 from ..errors import InputError
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
 
     from ..data import pick_split, resolve_columns
     from ..poisoning import poison
-    from ..publishing import push_poisoned, save_poisoned
+    from ..publishing import push_folder, save_poisoned
     from ..purification import check_output
 
     (options,) = ConfigParser([PoisonOptions], "hf-backdoor poison", __doc__).parse(argv)
@@ -58,4 +59,10 @@ def main(argv: list[str]) -> None:
     print(f"Written to {folder}; load_dataset({str(folder)!r}) reads it.")
     if options.push_to_hub:
         private = not options.public
-        print("Pushed:", push_poisoned(poisoned, options.push_to_hub, config, private=private, source=options.dataset))
+        try:
+            print("Pushed:", push_folder(folder, options.push_to_hub, private=private))
+        except InputError as error:
+            later = f"hf upload {options.push_to_hub} {quote(str(folder))} --repo-type dataset"
+            later += " --private" if private else ""
+            mend = f"{error.mend}; the data are in {folder}, and `{later}` pushes them later"
+            raise InputError(error.field, error.value, mend) from error

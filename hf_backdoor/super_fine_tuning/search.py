@@ -62,7 +62,7 @@ class SearchResult:
     def summary(self) -> str:
         """One line."""
         rates = ", ".join(f"{name} {rate:.2g}" for name, rate in self.rates().items())
-        return f"{rates} from {len(self.trace)} triangles ({self.steps} steps, {self.seconds:.0f} s)"
+        return f"{rates} from {len(self.trace)} tried ({self.steps} steps, {self.seconds:.0f} s)"
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -110,7 +110,8 @@ class PeakSearch:
         base_share (`float`): base rate as a share of the peak of phase 2.
         ramp_steps (`int`): steps up, and as many down, of a triangle of the search.
         held_out_share (`float`), max_held_out (`int`): part of the data on which answers are compared.
-        max_triangles (`int`): at most so many are trained; fewer if the run is short, for the search never takes more
+        repeats (`int`): triangles up to each peak, on different batches; their agreements are averaged.
+        max_peaks (`int`): at most so many peaks are tried; fewer if the run is short, for the search never takes more
             steps than the training that follows.
     """
 
@@ -120,7 +121,8 @@ class PeakSearch:
     ramp_steps: int = 10
     held_out_share: float = 0.2
     max_held_out: int = 512
-    max_triangles: int = 16
+    repeats: int = 3
+    max_peaks: int = 16
 
     def __post_init__(self):
         if not 0 < self.kappa_1 <= self.kappa_2 < 1:
@@ -152,7 +154,7 @@ class PeakSearch:
         started = time.perf_counter()
         probe = _Probe(self, model, optimizer, dataloader, args, budget_steps)
         with torch.random.fork_rng():
-            trace = self._climb(args.learning_rate, probe, probe.affordable_triangles)
+            trace = self._climb(args.learning_rate, probe, probe.affordable_peaks)
             probe.restore()
         peak_1, peak_2 = peak_at(self.kappa_1, trace), peak_at(self.kappa_2, trace)
         if trace[-1]["kappa"] > self.kappa_1 or trace[0]["kappa"] < self.kappa_2:
@@ -166,9 +168,10 @@ class PeakSearch:
             held_out=probe.held_out,
             trace=tuple(trace),
             explanation=(
-                f"One triangle of {2 * probe.ramp} steps up to each peak below, from the same weights. Peak 1 is where "
-                f"a triangle leaves an agreement (Cohen's kappa) of {self.kappa_1:g} with the model's own earlier "
-                f"answers on {probe.held_out} held-out clean samples, peak 2 where it leaves {self.kappa_2:g}; no "
+                f"{self.repeats} triangles of {2 * probe.ramp} steps up to each peak below, all from the same weights. "
+                f"Peak 1 is where a triangle leaves an agreement (Cohen's kappa) of {self.kappa_1:g} with the model's "
+                f"own earlier answers on {probe.held_out} held-out clean samples, peak 2 where it leaves "
+                f"{self.kappa_2:g}; no "
                 "trigger and no target was known."
             ),
         )
@@ -192,8 +195,9 @@ class _Probe:
         self.model, self.args = model, args
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
         self.collate = dataloader.collate_fn
-        self.ramp = min(search.ramp_steps, max(1, budget // 16))
-        self.affordable_triangles = min(search.max_triangles, max(1, budget // (2 * self.ramp)))
+        self.repeats = search.repeats
+        self.ramp = min(search.ramp_steps, max(1, budget // (16 * self.repeats)))
+        self.affordable_peaks = min(search.max_peaks, max(1, budget // (2 * self.ramp * self.repeats)))
         self.steps = 0
         self.weights = copy.deepcopy(model.state_dict())
         self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())
@@ -208,7 +212,6 @@ class _Probe:
         order = generator.permutation(len(data))
         self.held_out = min(search.max_held_out, max(1, round(search.held_out_share * len(data))))
         self.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.generator_state = generator.bit_generator.state
         self.data, self.training_part = data, order[self.held_out :] if len(data) > self.held_out else order
         self.held_out_batches = [
             self._collate(rows) for rows in np.array_split(order[: self.held_out], -(-self.held_out // 64))
@@ -218,21 +221,29 @@ class _Probe:
     def __call__(self, peak: float) -> dict[str, float]:
         from tqdm.auto import tqdm
 
-        self.restore()
-        generator = np.random.default_rng()
-        generator.bit_generator.state = self.generator_state  # the same batches for every peak
-        self.model.train()
-        length = 2 * self.ramp
         quiet = self.args.disable_tqdm or self.args.process_index > 0
-        for step in tqdm(range(length), desc=f"Searching peaks: {peak:.2g}", leave=False, disable=quiet):
-            rate = peak * (1 - abs(step + 1 - self.ramp) / self.ramp) or peak / self.ramp
+        triangles = tqdm(range(self.repeats), desc=f"Searching peaks: {peak:.2g}", leave=False, disable=quiet)
+        after = [self._triangle(peak, repeat) for repeat in triangles]
+        return {
+            "peak_lr": peak,
+            "kappa": float(np.mean([cohens_kappa(self.before, answers) for answers in after])),
+            "agreement": float(np.mean([np.mean(self.before == answers) for answers in after])),
+        }
+
+    def _triangle(self, peak: float, repeat: int) -> np.ndarray:
+        """Answers after one triangle; a repeat sees the same batches for every peak."""
+        self.restore()
+        self.model.train()
+        torch.manual_seed(self.args.seed + repeat)
+        generator = np.random.default_rng((self.args.seed, repeat))
+        for step in range(2 * self.ramp):
+            # The schedule starts at base, which is not known yet: so this one starts a step above 0.
+            rate = peak * min(step + 1, 2 * self.ramp - step) / self.ramp
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self._step(generator.choice(self.training_part, self.batch_size))
-        self.steps += length
-        after = self._answers()
-        agreement = float(np.mean(self.before == after))
-        return {"peak_lr": peak, "kappa": cohens_kappa(self.before, after), "agreement": agreement}
+        self.steps += 2 * self.ramp
+        return self._answers()
 
     def restore(self) -> None:
         """Weights, optimizer and mode as they were."""
