@@ -31,7 +31,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
 
     distillation: bool = True
     label_weight: float = 0.3
-    feature_weight: float = 1.0
+    feature_weight: float = 0.5
     averaging: bool = True
 
     def __post_init__(self):

@@ -77,7 +77,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
 
-    def __init__(self, *args: Any, label_weight: float = 0.3, feature_weight: float = 1.0, **kwargs: Any):
+    def __init__(self, *args: Any, label_weight: float = 0.3, feature_weight: float = 0.5, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.label_weight, self.feature_weight = label_weight, feature_weight
         self.suspect: torch.nn.Module | None = None

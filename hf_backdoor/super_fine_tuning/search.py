@@ -115,7 +115,7 @@ class PeakSearch:
             steps than the training that follows.
     """
 
-    kappa_1: float = 0.7
+    kappa_1: float = 0.6
     kappa_2: float = 0.85
     base_share: float = 0.1
     ramp_steps: int = 10
