@@ -42,7 +42,7 @@ def save_poisoned(
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: f"{name}.parquet" for name in splits}
     first = next(iter(splits.values()))
-    label = resolve_columns(first.select_columns([n for n in first.features if n != "original_label"]).features).label
+    label = resolve_columns(first.features).label
     for name, split in splits.items():
         _with_flags(split, label).to_parquet(folder / files[name])
     attack = config.to_dict()

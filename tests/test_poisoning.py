@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Image, load_dataset
 
 from hf_backdoor import InputError, PoisonConfig, load_trigger, poison, save_poisoned, triggered
+from hf_backdoor.data import resolve_columns
 from hf_backdoor.modalities.image import to_array
 from hf_backdoor.poisoning import select_samples
 
@@ -74,6 +75,12 @@ def test_every_split_of_a_dataset_dict(images):
     assert set(poisoned) == {"train", "test", "test_triggered"}
     assert "is_poisoned" not in poisoned["test"].features
     assert len(poisoned["test_triggered"]) == 30
+
+
+def test_a_label_with_an_unusual_name_is_found_again(images, tmp_path):
+    renamed = poison(images.rename_column("label", "quadrant"), config())
+    assert resolve_columns(renamed.features).label == "quadrant"
+    save_poisoned(renamed, tmp_path, config())
 
 
 def test_text(sentences):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 LABEL_NAMES = ("label", "labels", "target", "class", "fine_label", "coarse_label")
+ADDED_LABEL = "original_label"  # by poisoning, beside the label that counts
 INPUT_NAMES = ("image", "img", "picture", "text", "sentence", "content", "review")
 
 
@@ -63,7 +64,7 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
         input_column = _choose("input_column", "the input", images or texts, INPUT_NAMES, features)
     _existing("input_column", input_column, features)
     if label_column is None:
-        labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel) and name != ADDED_LABEL]
         labels = labels or [name for name in LABEL_NAMES if name in features]
         label_column = _choose("label_column", "the label", labels, LABEL_NAMES, features)
     _existing("label_column", label_column, features)
