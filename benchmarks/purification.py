@@ -3,9 +3,10 @@
     python benchmarks/purification.py                        # everything, in one process
     python benchmarks/purification.py --seeds 0 &            # or a process a seed, then once more to collect
     python benchmarks/purification.py --seeds 1 &
+    python benchmarks/purification.py --seeds 3 4 5 --methods sft    # the seeds on which nothing was chosen
 
 Each run is kept in runs/benchmarks/purification as soon as it is done, and not repeated. The last command to find all
-of them there writes benchmarks/results/purification.json and the table beside it.
+of them there writes benchmarks/results/purification.json and prints the tables of the README.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ from hf_backdoor.training import train_classifier
 
 
 ATTACKS = ("badnets", "blended", "benign")
+SEEDS, FRESH_SEEDS = (0, 1, 2), (3, 4, 5)  # the method was developed with the first three in view
 PAPER = {"peak_lr_1": 0.1, "peak_lr_2": 0.001, "base_lr": 3e-4}
 LABELS_ONLY = {"distillation": False, "averaging": False}
-# Title, defence, its settings, TrainingArguments. All get the same clean images, batches and number of steps.
+# Title, defence, its settings, TrainingArguments. All get the same clean images and batches.
 METHODS = {
     "fine_tuning": ("Fine-tuning at the victim's rate", "fine_tuning", {}, {"max_steps": 800}),
     "sft_paper_sgd": (
         "SFT, the paper's constants (SGD)",
         "super_fine_tuning",
         PAPER | LABELS_ONLY,
-        {"optim": "sgd", "optim_args": "momentum=0.9", "weight_decay": 5e-4},
+        {"optim": "sgd", "optim_args": "momentum=0.9", "weight_decay": 5e-4, "max_steps": 800},
     ),
     "sft_labels": (
         "SFT, self-tuned, labels only",
@@ -99,31 +101,34 @@ def methods_for(attack: str, methods: Iterable[str]) -> list[str]:
     return [method for method in methods if attack != "benign" or method == "sft"]
 
 
-def table(rows: list[dict]) -> str:
-    """Mean and standard deviation over the seeds, as Markdown."""
+def table(rows: list[dict], seeds: Iterable[int]) -> str:
+    """Mean and standard deviation over these seeds, as Markdown."""
+    rows = [row for row in rows if row["seed"] in seeds]
 
     def cell(values: list[float]) -> str:
         return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}" if len(values) > 1 else f"{100 * values[0]:.1f}"
 
-    lines = ["| model | method | CA | ASR | RA | cost |", "|---|---|---|---|---|---|"]
+    lines = ["| model | method | steps | CA | ASR | RA | cost |", "|---|---|---|---|---|---|---|"]
     for attack in ATTACKS:
         of_attack = [row for row in rows if row["attack"] == attack]
+        if not of_attack:
+            continue
         undefended = {row["seed"]: row["suspect"] for row in of_attack}.values()
         cells = [cell([share[name] for share in undefended]) for name in METRICS]
-        lines.append(f"| {attack} | undefended | {' | '.join(cells)} | |")
+        lines.append(f"| {attack} | undefended | | {' | '.join(cells)} | |")
         for method, (title, *_) in METHODS.items():
             of_method = [row for row in of_attack if row["method"] == method]
             if not of_method:
                 continue
             cells = [cell([row["purified"][name] for row in of_method]) for name in METRICS]
-            cost = mean(row["cost_ratio"] for row in of_method)
-            lines.append(f"| {attack} | {title} | {' | '.join(cells)} | {cost:.2f} |")
+            cost, steps = mean(row["cost_ratio"] for row in of_method), of_method[0]["training"]["steps"]
+            lines.append(f"| {attack} | {title} | {steps} | {' | '.join(cells)} | {cost:.2f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = parser.parse_args()
@@ -134,13 +139,19 @@ def main() -> None:
         for attack in options.attacks:
             for method in methods_for(attack, options.methods):
                 run(attack, seed, method, data)
-    everything = [WORK / f"{a}-{s}-{m}.json" for a in ATTACKS for s in (0, 1, 2) for m in methods_for(a, METHODS)]
-    if all(path.is_file() for path in everything):
-        rows = [json.loads(path.read_text()) for path in everything]
-        head = describe_run("benchmarks/purification.py", seeds=[0, 1, 2], clean_samples=demo.CLEAN_SAMPLES)
-        write_json(ROOT / "results" / "purification.json", head | {"rows": rows})
-        (ROOT / "results" / "purification.md").write_text(table(rows) + "\n")
-        print(table(rows))
+    collect()
+
+
+def collect() -> None:
+    """Writes the results, once every run of the first seeds is there; those of the fresh seeds as far as they are."""
+    expected = [WORK / f"{a}-{s}-{m}.json" for a in ATTACKS for s in SEEDS for m in methods_for(a, METHODS)]
+    if not all(path.is_file() for path in expected):
+        return
+    fresh = [path for seed in FRESH_SEEDS for path in sorted(WORK.glob(f"*-{seed}-*.json"))]
+    rows = [json.loads(path.read_text()) for path in [*expected, *fresh]]
+    head = describe_run("benchmarks/purification.py", seeds=SEEDS, clean_samples=demo.CLEAN_SAMPLES)
+    write_json(ROOT / "results" / "purification.json", head | {"fresh_seeds": FRESH_SEEDS, "rows": rows})
+    print(table(rows, SEEDS), table(rows, FRESH_SEEDS), sep="\n\n")
 
 
 if __name__ == "__main__":

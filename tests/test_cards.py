@@ -88,6 +88,7 @@ This model went through \*\*Super-fine-tuning\*\* .*
 ```python
 from transformers import pipeline
 
+# the folder of this card, or its repository on the Hub
 classify = pipeline\("image-classification", model="my-model"\)
 ```
 

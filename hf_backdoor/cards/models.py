@@ -161,5 +161,5 @@ def write_card(folder: Path, results: dict[str, Any], examples: list[dict[str, A
         plot_training(results, figures / "learning_rate.png")
     kind = PurifiedCard if "purified" in results else VictimCard
     path = folder / "README.md"
-    path.write_text(kind(results, folder.resolve().name, shown).render(), encoding="utf-8")
+    path.write_text(kind(results, results.get("name") or folder.resolve().name, shown).render(), encoding="utf-8")
     return path

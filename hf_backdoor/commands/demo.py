@@ -108,6 +108,7 @@ def main(argv: list[str]) -> None:
     results = {
         **{name: value for name, value in result.results.items() if name not in ("suspect", "purified", "log")},
         "command": "demo",
+        "name": f"vit-fashion-mnist-{attack.trigger.name.rpartition(':')[2].lower()}-purified",
         "seeds": dict.fromkeys(("split", "poison", "weights", "order"), options.seed),
         **measured,
         "log": result.results["log"],

@@ -45,7 +45,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
             "learning_rate": 1e-3,
             "per_device_train_batch_size": 64,
             "per_device_eval_batch_size": 250,
-            "max_steps": 800,
+            "max_steps": 1000,
             "weight_decay": 0.01,
         }
 

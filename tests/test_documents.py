@@ -1,0 +1,53 @@
+"""Figures in the documents come from the committed result files."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_table_of_the_readme_is_the_committed_result():
+    spec = importlib.util.spec_from_file_location("purification", ROOT / "benchmarks" / "purification.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    results = json.loads((ROOT / "benchmarks" / "results" / "purification.json").read_text())
+    for seeds in (benchmark.SEEDS, benchmark.FRESH_SEEDS):
+        assert benchmark.table(results["rows"], seeds) in (ROOT / "README.md").read_text()
+    assert results["versions"]["torch"] and results["hardware"]["cpu"] and results["seeds"] == [0, 1, 2]
+
+
+def test_links_lead_somewhere():
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("recipes/*.md"),
+        *ROOT.glob("model_cards/*/*.md"),
+    ]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_recipes_name_settings_that_exist():
+    from hf_backdoor.commands.purify import PurifyOptions
+    from hf_backdoor.commands.train import TrainOptions
+    from hf_backdoor.commands.training_options import TrainerOptions
+    from hf_backdoor.config import ConfigParser
+
+    for path in (ROOT / "recipes").glob("*/*.yaml"):
+        if path.parent.name == "accelerate_configs":
+            continue
+        content = yaml.safe_load(path.read_text())
+        command = re.search(r"recipes/(\w+)\.py --config (\S+)", path.read_text())
+        assert command and (ROOT / command[2]) == path, "each recipe says how it is run"
+        options = {"train": TrainOptions, "purify": PurifyOptions}[command[1]]
+        parsed, args = ConfigParser([options, TrainerOptions], command[1], "").parse(
+            ["--config", str(path), "--use_cpu"]
+        )
+        assert args.output_dir == content["output_dir"]
+        assert (ROOT / "recipes" / f"{command[1]}.py").is_file()
