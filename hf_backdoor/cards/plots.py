@@ -40,9 +40,10 @@ def plot_training(results: dict[str, Any], path: Path) -> None:
         ("attack_success_rate", "attack success rate", "C3"),
     ):
         points = [(entry["step"], entry[f"eval_{name}"]) for entry in results["log"] if f"eval_{name}" in entry]
-        if points:
-            # A point a step: the evaluation after training repeats the last one.
-            points = sorted(dict(points).items())
+        before = results.get("suspect") or results.get("victim")
+        if points and before:
+            # One point a step: the evaluation after training stands in for the one at the last step.
+            points = sorted(({0: before[name]} | dict(points)).items())
             measures.plot(*zip(*points, strict=True), marker="o", ms=4, label=label, color=color)
     measures.set_ylim(-0.03, 1.03)
     measures.set_ylabel("share of test inputs")

@@ -16,4 +16,4 @@ class FineTuning(Defense):
     paper: ClassVar[str] = "https://arxiv.org/abs/2212.09067"
 
     def training_defaults(self) -> dict[str, Any]:
-        return {"learning_rate": 1e-3, "per_device_train_batch_size": 64, "max_steps": 450}
+        return {"learning_rate": 1e-3, "per_device_train_batch_size": 64, "max_steps": 1000}
