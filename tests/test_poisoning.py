@@ -18,11 +18,9 @@ def config(**settings):
     return PoisonConfig(load_trigger("badnets", size=2), **settings)
 
 
-@pytest.mark.parametrize("rate", [0.003, 0.01, 0.05, 0.1, 0.5])
+@pytest.mark.parametrize("rate", [0.003, 0.01, 0.05, 0.1, 0.25])
 @pytest.mark.parametrize("label_mode", ["dirty", "clean"])
 def test_counts_are_exact(images, rate, label_mode):
-    if label_mode == "clean" and rate > 0.25:
-        pytest.skip("a quarter of the samples is of the target class")
     poisoned = poison(images, config(rate=rate, label_mode=label_mode, target_label=1))
     flags = np.array(poisoned["is_poisoned"])
     originals, labels = np.array(poisoned["original_label"]), np.array(poisoned["label"])

@@ -131,7 +131,7 @@ class VictimCard(ModelCard):
     """Card of a model that was backdoored on purpose."""
 
     template: ClassVar[str] = "victim.md"
-    tags: ClassVar[tuple[str, ...]] = ("backdoored", "not-for-all-audiences")
+    tags: ClassVar[tuple[str, ...]] = ("backdoored",)
     subject: ClassVar[str] = "victim"
 
 

@@ -127,7 +127,7 @@ class ScheduleConfig:
         )
 
 
-# Constants as published, for SGD on a ResNet trained from scratch. Under AdamW a rate of 0.1 is another thing altogether.
+# Constants as published, for SGD on a ResNet. Under AdamW a rate of 0.1 is another thing altogether.
 PRESETS = {
     # Sha et al. 2022, as far as it can be reconstructed: SGD, momentum 0.9, weight decay 5e-4, batch 256.
     "paper": ScheduleConfig(peak_lr_1=0.1, peak_lr_2=0.001, base_lr=3e-4, phase_1_share=0.5, ramp_steps=500),
