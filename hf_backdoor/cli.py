@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f"hf-backdoor: command={argv[0]!r}: unknown; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    # torch asks for an accelerator to pin memory for; there need not be one.
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
     try:
         module = importlib.import_module(f"hf_backdoor.commands.{argv[0]}")
         module.main(argv[1:])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..config import parse_assignments
-from ..data import class_names, load_data, resolve_columns
+from ..data import class_names, load_data, pick_split, resolve_columns
 from ..data.sources import with_class_labels
 from ..errors import InputError
 
@@ -60,6 +60,13 @@ class DataOptions:
         for name, split in data.items():
             data[name] = with_class_labels(split, label)
         return data
+
+
+def test_set(data: DatasetDict, split: str | None, *, required: bool = False) -> Dataset | None:
+    """The split to measure on: the named one, test or validation; `None` if there is none and none is required."""
+    if split or required or {"test", "validation"} & set(data):
+        return pick_split(data, split, ("test", "validation"), "test_split")
+    return None
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..config import ConfigParser, parse_assignments
 from ..errors import InputError
-from .options import AttackOptions, DataOptions, option
+from .options import AttackOptions, DataOptions, option, test_set
 
 
 @dataclass
@@ -45,10 +45,8 @@ def main(argv: list[str]) -> None:
     columns = resolve_columns(clean.features, **options.columns())
     if options.clean_samples is not None and options.clean_samples < len(clean):
         _, clean = split_off(clean, options.clean_samples, args.seed, columns.label)
-    test = None
     tests = load_data(options.test_dataset) if options.test_dataset else data
-    if options.test_split or options.test_dataset or {"test", "validation"} & set(tests):
-        test = pick_split(tests, options.test_split, ("test", "validation"), "test_split")
+    test = test_set(tests, options.test_split, required=options.test_dataset is not None)
     attack = options.poison_config(clean, columns.label, args.seed) if options.attack else None
     result = purify(
         options.model,

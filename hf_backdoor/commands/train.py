@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..config import ConfigParser, parse_assignments
 from ..errors import InputError
-from .options import AttackOptions, DataOptions, option
+from .options import AttackOptions, DataOptions, option, test_set
 
 
 @dataclass
@@ -53,9 +53,7 @@ def main(argv: list[str]) -> None:
     check_output(args.output_dir, overwrite=options.overwrite, resuming=args.resume_from_checkpoint is not None)
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
-    test = None
-    if options.test_split or {"test", "validation"} & set(data):
-        test = pick_split(data, options.test_split, ("test", "validation"), "test_split")
+    test = test_set(data, options.test_split)
     columns = resolve_columns(train.features, **options.columns())
     attack = options.poison_config(train, columns.label, args.seed) if options.attack else None
     task = task_for(columns)
