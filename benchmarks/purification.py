@@ -3,7 +3,7 @@
     python benchmarks/purification.py                        # everything, in one process
     python benchmarks/purification.py --seeds 0 &            # or a process a seed, then once more to collect
     python benchmarks/purification.py --seeds 1 &
-    python benchmarks/purification.py --seeds 3 4 5 --attacks badnets blended --methods sft  # nothing was chosen on these
+    python benchmarks/purification.py --seeds 3 4 5 --attacks badnets blended --methods sft    # fresh seeds
 
 Each run is kept in runs/benchmarks/purification as soon as it is done, and not repeated. The last command to find all
 of them there writes benchmarks/results/purification.json and prints the tables of the README.
