@@ -13,7 +13,7 @@ from .measuring import measure
 from .models import check_head
 from .poisoning import PoisonConfig, poison, triggered
 from .purification import training_report
-from .results import RESULTS_FILE, describe_run, write_json
+from .results import RESULTS_FILE, describe_run, local_name, write_json
 from .trainer import BackdoorTrainer
 
 
@@ -78,7 +78,7 @@ def train_classifier(
         "train",
         task=trainer.task.pipeline_tag,
         seed=args.seed,
-        data={"name": data_name},
+        data={"name": local_name(data_name)},
         clean_data={"samples": len(train_dataset), "classes": names},
         attack=attack.to_dict() if poison_here else None,
         training=training_report(trainer),

@@ -91,9 +91,7 @@ class ModelCard:
         import yaml
 
         metadata = yaml.safe_dump(self.metadata, sort_keys=False, allow_unicode=True)
-        body = render(
-            self.template, card=self, results=self.results, removed_below=REMOVED_BELOW, class_count=self.class_count
-        )
+        body = render(self.template, card=self, results=self.results)
         return f"---\n{metadata}---\n{body}"
 
     @property

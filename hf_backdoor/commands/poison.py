@@ -10,7 +10,7 @@ from shlex import quote
 
 from ..config import ConfigParser
 from ..errors import InputError
-from ..results import RESULTS_FILE, describe_run, write_json
+from ..results import RESULTS_FILE, describe_run, local_name, write_json
 from .options import AttackOptions, DataOptions, option
 
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     columns = resolve_columns(first.features, **options.columns())
     config = options.poison_config(first, columns.label, options.seed)
     poisoned = poison(data, config, num_proc=options.num_proc, **options.columns())
-    save_poisoned(poisoned, folder, config, source=options.dataset)
+    save_poisoned(poisoned, folder, config, source=local_name(options.dataset))
     counts = {name: sum(split["is_poisoned"]) for name, split in poisoned.items() if "is_poisoned" in split.features}
     write_json(
         folder / RESULTS_FILE,
