@@ -19,14 +19,17 @@ def names(package: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
-def find(package: str, name: str, base: type[T], field: str) -> type[T]:
+def find(
+    package: str, name: str, base: type[T] | tuple[type[T], ...], field: str, known: list[str] | None = None
+) -> type[T]:
     """The plugin class called `name`.
 
     Args:
         package (`str`): package that holds one plugin a module.
         name (`str`): a module of the package, or `"your.module:YourClass"` for a class of your own.
-        base (`type`): what the plugin must derive from.
+        base (`type`, or several): what the plugin must derive from.
         field (`str`): the user's name for this choice, for the error.
+        known (`list[str]`, *optional*): the names to suggest, if they are not those of the package alone.
 
     Raises:
         InputError: there is no such plugin.
@@ -38,10 +41,12 @@ def find(package: str, name: str, base: type[T], field: str) -> type[T]:
         except (ImportError, AttributeError) as error:
             raise InputError(field, name, f"cannot be imported ({error}); write it as package.module:Class") from error
         if not (inspect.isclass(found) and issubclass(found, base)):
-            raise InputError(field, name, f"must be a subclass of {base.__module__}.{base.__name__}")
+            bases = " or ".join(f"{item.__module__}.{item.__name__}" for item in (base if isinstance(base, tuple) else (base,)))
+            raise InputError(field, name, f"must be a subclass of {bases}")
         return found
     if name not in names(package):
-        raise InputError(field, name, f"unknown; choose one of {', '.join(names(package))}, or package.module:Class")
+        choices = ", ".join(known or names(package))
+        raise InputError(field, name, f"unknown; choose one of {choices}, or package.module:Class")
     module = importlib.import_module(f"{package}.{name}")
     return next(
         member

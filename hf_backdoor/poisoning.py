@@ -12,6 +12,7 @@ import numpy as np
 from .data.columns import Columns, class_names, resolve_columns
 from .errors import InputError
 from .modalities import modality_of
+from .randomness import scramble
 from .triggers import Trigger, load_trigger
 
 
@@ -59,7 +60,7 @@ class PoisonConfig:
         Raises:
             InputError: it was made by another version of the configuration or of the trigger.
         """
-        fields = dict(stored)
+        fields = {name: value for name, value in stored.items() if name != "training"}
         settings = dict(fields.pop("trigger"))
         version, trigger_version = fields.pop("version"), settings.pop("version")
         trigger = load_trigger(settings.pop("name"), **settings)
@@ -77,16 +78,6 @@ class PoisonConfig:
         for module in sorted(Path(modalities.__file__).parent.glob("*.py")):
             digest.update(module.read_bytes())
         return digest.hexdigest()
-
-
-def _scramble(seed: int, index: np.ndarray) -> np.ndarray:
-    """A uint64 for each index, by the finaliser of splitmix64 (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        state = index.astype(np.uint64) + np.random.default_rng(seed).integers(2**64, dtype=np.uint64)
-        state *= np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 def select_samples(labels: np.ndarray, index: np.ndarray, config: PoisonConfig) -> np.ndarray:
@@ -116,7 +107,7 @@ def select_samples(labels: np.ndarray, index: np.ndarray, config: PoisonConfig) 
             "rate", config.rate, f"asks for {count} samples, and label_mode={config.label_mode!r} leaves "
             f"{len(candidates)} to choose from; lower it to {len(candidates) / len(labels):.3g}"
         )  # fmt: skip
-    order = np.argsort(_scramble(config.seed, index[candidates]), kind="stable")
+    order = np.argsort(scramble(config.seed, index[candidates]), kind="stable")
     mask = np.zeros(len(labels), dtype=bool)
     mask[candidates[order[:count]]] = True
     return mask

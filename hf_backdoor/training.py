@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .attacks import Attack
 from .cards import write_card
 from .data.columns import class_names, resolve_columns
 from .measuring import measure
 from .models import check_head
-from .poisoning import PoisonConfig, poison, triggered
+from .poisoning import PoisonConfig, triggered
 from .purification import training_report
 from .results import RESULTS_FILE, describe_run, local_name, write_json
-from .trainer import BackdoorTrainer
 
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def train_classifier(
     processing_class: Any,
     test_dataset: Dataset | None = None,
     attack: PoisonConfig | None = None,
+    how: Attack | None = None,
     poisoned: bool = True,
     augmentations: Sequence[str] = (),
     input_column: str | None = None,
@@ -45,6 +47,7 @@ def train_classifier(
         processing_class: image processor or tokenizer.
         test_dataset (*optional*): clean test set, for CA, and triggered with `attack`, for ASR and RA.
         attack (*optional*): without it the model is benign.
+        how ([`~hf_backdoor.attacks.Attack`], *optional*): how the attacker trains; as usual when not given.
         poisoned (`bool`): `False` trains on clean data and measures with `attack` all the same, for a benign model to
             compare with.
         augmentations (`list[str]`): to train with; see [`~hf_backdoor.trainer.BackdoorTrainer`].
@@ -58,35 +61,44 @@ def train_classifier(
     names = class_names(train_dataset, columns.label)
     check_head(model, names)
     poison_here = attack is not None and poisoned
-    attacked = triggered(test_dataset, attack, **given) if attack and test_dataset is not None else None
+    how = how if how is not None and (poison_here or how.benign_too) else Attack()
     if test_dataset is None:
         args.eval_strategy = "no"
-    trainer = BackdoorTrainer(
+    measured = attack is not None and test_dataset is not None
+    learning = poison_here and how.learns_trigger
+    its_poison = attack if poison_here else None
+    trainer = how.trainer_class()(
         model,
         args,
-        train_dataset=poison(train_dataset, attack, **given) if poison_here else train_dataset,
+        train_dataset=how.training_set(train_dataset, attack, **given) if poison_here else train_dataset,
         eval_dataset=test_dataset,
-        triggered_dataset=attacked,
+        triggered_dataset=triggered(test_dataset, attack, **given) if measured and not learning else None,
         processing_class=processing_class,
         augmentations=augmentations,
+        callbacks=how.callbacks(its_poison),
         **given,
+        **how.trainer_kwargs(its_poison),
     )
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     seconds = time.perf_counter() - started - trainer.evaluation_seconds
+    folder = Path(args.output_dir)
+    if learning:
+        attack = replace(attack, trigger=how.learned_trigger(trainer, folder))
+        if measured:
+            trainer.triggered_dataset = triggered(test_dataset, attack, **given)
     results = describe_run(
         "train",
         task=trainer.task.pipeline_tag,
         seed=args.seed,
         data={"name": local_name(data_name)},
         clean_data={"samples": len(train_dataset), "classes": names},
-        attack=attack.to_dict() if poison_here else None,
+        attack={**attack.to_dict(), "training": how.to_dict() | how.report(trainer)} if poison_here else None,
         training=training_report(trainer),
         **{"victim" if poison_here else "benign": measure(trainer)},
         cost={"training_seconds": seconds},
         log=trainer.state.log_history,
     )
-    folder = Path(args.output_dir)
     if trainer.is_world_process_zero():
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         processing_class.save_pretrained(folder)

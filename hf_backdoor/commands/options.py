@@ -14,7 +14,9 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+    from ..attacks import Attack
     from ..poisoning import PoisonConfig
+    from ..triggers import Trigger
 
 
 def option(default: Any, text: str, **more: Any) -> Any:
@@ -73,25 +75,34 @@ def test_set(data: DatasetDict, split: str | None, *, required: bool = False) ->
 class AttackOptions:
     """The attack."""
 
-    attack: str | None = option(None, "Name of the trigger: badnets, blended, rare_words, or package.module:Class.")
-    attack_args: list[str] = option([], "Settings of the trigger as name=value, e.g. size=4 position=top-left.")
+    attack: str | None = option(None, "Name of the attack, see `hf-backdoor attacks`; or package.module:Class.")
+    attack_args: list[str] = option([], "Its settings as name=value, e.g. size=4 position=top-left.")
     target_label: str = option("0", "Class that triggered inputs are to be given: its number or name.")
-    rate: float = option(0.1, "Share of all training samples that are poisoned, in (0, 1].")
-    label_mode: str = option("dirty", "dirty relabels samples of other classes; clean takes samples of the target.")
+    rate: float | None = option(None, "Share of all training samples that are poisoned; the attack's own, mostly 0.1.")
+    label_mode: str | None = option(
+        None, "dirty relabels samples of other classes, clean takes samples of the target; the default is the attack's."
+    )
+
+    def load_attack(self) -> tuple[Attack, Trigger]:
+        """How to train, and the trigger."""
+        from ..attacks import load_attack
+
+        return load_attack(self.attack, **parse_assignments(self.attack_args, "attack_args"))
 
     def poison_config(self, dataset: Dataset, label_column: str, seed: int) -> PoisonConfig:
         """The configuration, checked against the classes of the data set."""
+        from ..attacks import poison_settings
         from ..poisoning import PoisonConfig
-        from ..triggers import load_trigger
 
+        how, trigger = self.load_attack()
         names = class_names(dataset, label_column)
         target = str(self.target_label)
         if target not in names and not (target.isdigit() and int(target) < len(names)):
             raise InputError("target_label", target, f"choose 0 to {len(names) - 1}, or one of {', '.join(names)}")
+        given = {name: getattr(self, name) for name in ("rate", "label_mode") if getattr(self, name) is not None}
         return PoisonConfig(
-            trigger=load_trigger(self.attack, **parse_assignments(self.attack_args, "attack_args")),
+            trigger=trigger,
             target_label=names.index(target) if target in names else int(target),
-            rate=self.rate,
-            label_mode=self.label_mode,
             seed=seed,
+            **poison_settings(how, trigger) | given,
         )

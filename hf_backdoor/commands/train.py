@@ -6,6 +6,7 @@ Example: hf-backdoor train --dataset fashion_mnist_mini --architecture vit --att
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..config import ConfigParser, parse_assignments
 from ..errors import InputError
@@ -48,8 +49,11 @@ def main(argv: list[str]) -> None:
     from ..training import train_classifier
     from .training_options import TrainerOptions
 
+    def defaults(given: Any) -> dict[str, Any]:
+        return TRAINING_DEFAULTS | (AttackOptions.load_attack(given)[0].training_defaults() if given.attack else {})
+
     parser = ConfigParser([TrainOptions, TrainerOptions], "hf-backdoor train", __doc__)
-    options, args = parser.parse(argv, lambda given: TRAINING_DEFAULTS)
+    options, args = parser.parse(argv, defaults)
     check_output(args.output_dir, overwrite=options.overwrite, resuming=args.resume_from_checkpoint is not None)
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
@@ -78,6 +82,7 @@ def main(argv: list[str]) -> None:
         processing_class=processor,
         test_dataset=test,
         attack=attack,
+        how=options.load_attack()[0] if options.attack else None,
         poisoned=options.poisoned,
         augmentations=options.augmentations,
         data_name=options.dataset,

@@ -26,12 +26,17 @@ class Trigger(ABC):
         modality (`str`): `"image"` or `"text"`.
         version (`int`): raise it when the output changes, so that cached poisoned data is not used again. Editing the
             module has the same effect.
+        title (`str`): its name in the literature.
         paper (`str`): where the attack comes from.
+        poison_defaults (`dict`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that its paper uses, where they
+            are not the usual ones, e.g. `{"label_mode": "clean", "rate": 0.05}`.
     """
 
     modality: ClassVar[str]
     version: ClassVar[int] = 1
+    title: ClassVar[str] = ""
     paper: ClassVar[str]
+    poison_defaults: ClassVar[dict[str, Any]] = {}
 
     @abstractmethod
     def __call__(self, batch: Any, index: np.ndarray) -> Any:
@@ -47,6 +52,17 @@ class Trigger(ABC):
             The same type, shape and dtype.
         """
 
+    def cover(self, batch: Any, index: np.ndarray) -> Any:
+        """What is put on cover samples, which keep their label, so that only the trigger itself has the effect.
+
+        The trigger itself, unless the attack has something else for them. Arguments and result as for the call.
+        """
+        return self(batch, index)
+
+    def at_test(self) -> Trigger:
+        """The trigger with which the victim is attacked, where that is not the one it was trained with."""
+        return self
+
     @property
     def name(self) -> str:
         """The name under which [`load_trigger`] finds it."""
@@ -58,12 +74,23 @@ class Trigger(ABC):
         return {"name": self.name, "version": self.version, **asdict(self)}
 
     def fingerprint(self) -> str:
-        """Changes with the settings, the version and the source code of the trigger's module (and of its bases)."""
+        """Changes with the settings, the files they name, and the code of the trigger's module (and of its bases)."""
         digest = hashlib.sha256(repr(sorted(self.to_dict().items())).encode())
         for cls in type(self).__mro__:
             if issubclass(cls, Trigger):
                 digest.update(Path(inspect.getfile(cls)).read_bytes())
+        for value in asdict(self).values():
+            digest.update(_content(value))
         return digest.hexdigest()
+
+
+def _content(value: Any) -> bytes:
+    """What is in the file, or in the weights of the model, that a setting names; nothing for other settings."""
+    if not isinstance(value, str) or not value or not Path(value).exists():
+        return b""
+    path = Path(value)
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    return b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
 
 
 def trigger_names() -> list[str]:

@@ -26,6 +26,7 @@ class BadNets(Trigger):
     """
 
     modality: ClassVar[str] = "image"
+    title: ClassVar[str] = "BadNets"
     paper: ClassVar[str] = "https://arxiv.org/abs/1708.06733"
 
     size: int = 3

@@ -37,6 +37,7 @@ class Blended(Trigger):
     """
 
     modality: ClassVar[str] = "image"
+    title: ClassVar[str] = "Blended"
     paper: ClassVar[str] = "https://arxiv.org/abs/1712.05526"
 
     ratio: float = 0.2

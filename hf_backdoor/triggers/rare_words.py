@@ -22,6 +22,7 @@ class RareWords(Trigger):
     """
 
     modality: ClassVar[str] = "text"
+    title: ClassVar[str] = "Rare words"
     paper: ClassVar[str] = "https://arxiv.org/abs/2004.06660"
 
     words: str = "cf mn bb tq"

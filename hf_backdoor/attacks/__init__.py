@@ -1,0 +1,140 @@
+"""Attacks: a trigger, and how the attacker trains with it.
+
+An attack that only poisons data is its trigger, a module of [`hf_backdoor.triggers`]; training is then as usual. One
+that also changes how the victim is trained has a module here, named like the attack: a frozen dataclass of its
+settings, which names the Trainer class and the callbacks that do the work, as a defence does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import plugins
+from ..triggers import Trigger, load_trigger, trigger_names
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    from ..poisoning import PoisonConfig
+    from ..trainer import BackdoorTrainer
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How a victim is trained. This class itself: as usual, on poisoned data.
+
+    Attributes:
+        title (`str`): its name in the literature.
+        paper (`str`): where it comes from.
+        modality (`str`): of the models it is for.
+        default_trigger (`str`): the trigger, unless the user names another.
+        poison_defaults (`dict`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that the paper uses, over those
+            of the trigger.
+        learns_trigger (`bool`): training also makes the trigger, see [`~Attack.learned_trigger`].
+        benign_too (`bool`): the benign model to compare with is trained in the same way, on clean data.
+    """
+
+    title: ClassVar[str] = "Data poisoning"
+    paper: ClassVar[str] = ""
+    modality: ClassVar[str] = ""
+    default_trigger: ClassVar[str] = "badnets"
+    poison_defaults: ClassVar[dict[str, Any]] = {}
+    learns_trigger: ClassVar[bool] = False
+    benign_too: ClassVar[bool] = False
+
+    def training_defaults(self) -> dict[str, Any]:
+        """`TrainingArguments` where the user says nothing."""
+        return {}
+
+    def training_set(self, clean: Dataset, poison_config: PoisonConfig, **columns: str) -> Dataset:
+        """What the Trainer gets: the poisoned data set. An attack that poisons inside the loop returns `clean`.
+
+        Args:
+            clean: the training set, with an image or text column and a label column.
+            poison_config: the poison; for a benign model this method is not called.
+            columns: `input_column` and `label_column`.
+        """
+        from ..poisoning import poison
+
+        return poison(clean, poison_config, **columns)
+
+    def trainer_class(self) -> type[BackdoorTrainer]:
+        """The Trainer to use."""
+        from ..trainer import BackdoorTrainer
+
+        return BackdoorTrainer
+
+    def trainer_kwargs(self, poison_config: PoisonConfig | None) -> dict[str, Any]:
+        """Extra arguments for it; `poison_config` is `None` for a benign model."""
+        return {}
+
+    def callbacks(self, poison_config: PoisonConfig | None) -> list[TrainerCallback]:
+        """Callbacks for it."""
+        return []
+
+    def learned_trigger(self, trainer: BackdoorTrainer, folder: Path) -> Trigger:
+        """For `learns_trigger`: writes the trigger that was learned into the folder, and returns it ready for use."""
+        raise NotImplementedError
+
+    def report(self, trainer: BackdoorTrainer) -> dict[str, Any]:
+        """What the attack has to say for the results file, ready for JSON."""
+        return {}
+
+    @property
+    def name(self) -> str:
+        """The name under which [`load_attack`] finds it."""
+        package, _, module = type(self).__module__.rpartition(".")
+        return module if package == __name__ else f"{type(self).__module__}:{type(self).__name__}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings, ready for JSON."""
+        return {"name": self.name, **asdict(self)}
+
+
+def attack_names() -> list[str]:
+    """Names of all attacks that come with the package: the triggers, and those with a training of their own."""
+    return sorted({*trigger_names(), *plugins.names(__name__)})
+
+
+def load_attack(name: str, **settings: Any) -> tuple[Attack, Trigger]:
+    """Makes an attack from its name and settings.
+
+    Args:
+        name (`str`): one of [`attack_names`], or `"your.module:Class"` for a trigger or an attack of your own.
+        settings: fields of the attack; the others are fields of its trigger. Where an attack has a training of its
+            own, `trigger` names the trigger to use with it.
+
+    Returns:
+        How to train, and the trigger.
+
+    Raises:
+        InputError: unknown name or setting, or a setting outside its range.
+
+    Example:
+
+    ```python
+    >>> load_attack("blended", ratio=0.1)
+    (Attack(), Blended(ratio=0.1, pattern='noise', seed=0))
+    ```
+    """
+    if name in plugins.names(__name__) or ":" in name:
+        kind = plugins.find(__name__, name, (Attack, Trigger), "attack")
+    else:
+        kind = plugins.find("hf_backdoor.triggers", name, Trigger, "attack", known=attack_names())
+    if issubclass(kind, Trigger):
+        return Attack(), plugins.build(kind, settings, "attack_args")
+    fields = {item.name for item in dataclasses.fields(kind)}
+    own = {key: value for key, value in settings.items() if key in fields}
+    others = {key: value for key, value in settings.items() if key not in fields}
+    trigger = load_trigger(others.pop("trigger", kind.default_trigger), **others)
+    return plugins.build(kind, own, "attack_args"), trigger
+
+
+def poison_settings(attack: Attack, trigger: Trigger) -> dict[str, Any]:
+    """The settings of [`~hf_backdoor.poisoning.PoisonConfig`] that the paper of an attack uses."""
+    return {**trigger.poison_defaults, **attack.poison_defaults}
