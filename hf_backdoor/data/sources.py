@@ -15,7 +15,14 @@ from .columns import resolve_columns
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-PACKAGED = ("fashion_mnist_mini",)
+# Folders beside this module with a train.parquet and a test.parquet.
+PACKAGED = tuple(
+    sorted(
+        folder.name
+        for folder in files(__package__).iterdir()
+        if (folder / "train.parquet").is_file() and (folder / "test.parquet").is_file()
+    )
+)
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
 
@@ -23,9 +30,10 @@ def load_data(source: str, config_name: str | None = None) -> DatasetDict:
     """Loads a data set with all its splits; string labels become a `ClassLabel`.
 
     Args:
-        source (`str`): `"fashion_mnist_mini"` (10,000 and 2,000 images, inside the package); a parquet, csv, tsv or
-            json(l) file; a folder with such files, with one sub-folder of images a class, or written by
-            `save_to_disk`; or the id of a data set on the Hub.
+        source (`str`): one of `PACKAGED`, inside the package, e.g. `"fashion_mnist_mini"` (10,000 and 2,000 images) or
+            `"sentiment_sentences"` (2,400 and 600 sentences); a parquet, csv, tsv or json(l) file; a folder with such
+            files, with one sub-folder of images a class, or written by `save_to_disk`; or the id of a data set on the
+            Hub.
         config_name (`str`, *optional*): configuration of a data set on the Hub.
 
     Raises:
