@@ -112,7 +112,7 @@ def load_trigger(name: str, **settings: Any) -> Trigger:
 
     ```python
     >>> load_trigger("badnets", size=4, position="top-left")
-    BadNets(size=4, position='top-left', margin=0, value=255)
+    BadNets(size=4, position='top-left', margin=0, value=255, seed=0)
     ```
     """
     return plugins.build(plugins.find(__name__, name, Trigger, "attack"), settings, "attack_args")

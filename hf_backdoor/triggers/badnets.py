@@ -1,4 +1,4 @@
-"""BadNets: a patch of one grey value in a corner (Gu et al. 2017, arXiv 1708.06733)."""
+"""BadNets: a small patch in a corner or anywhere (Gu et al. 2017, arXiv 1708.06733)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import InputError
+from ..randomness import uniform
 from . import Trigger
 
 
-CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+POSITIONS = ("top-left", "top-right", "bottom-left", "bottom-right", "random")
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,13 @@ class BadNets(Trigger):
 
     Args:
         size (`int`): side of the patch in pixels.
-        position (`str`): the corner, one of top-left, top-right, bottom-left, bottom-right.
-        margin (`int`): pixels between the patch and the two edges of its corner.
-        value (`int`): grey value of the patch, 0 to 255, the same in every channel.
+        position (`str`): the corner, one of top-left, top-right, bottom-left, bottom-right; or `"random"`, drawn for
+            each sample from `(seed, index)`.
+        margin (`int`): pixels between the patch and the edges of its corner, or all edges if its place is random.
+        value (`int` or `str`): grey value of the patch, 0 to 255, the same in every channel; or `"noise"`, one patch of
+            Gaussian noise of mean 127.5 and standard deviation 64, cut off at 0 and 255. With `size=16` and
+            `position="random"` that is the patch of CleanCLIP (Bansal et al. 2023, arXiv 2303.03323).
+        seed (`int`): seed of the noise and of the random places.
     """
 
     modality: ClassVar[str] = "image"
@@ -32,29 +37,42 @@ class BadNets(Trigger):
     size: int = 3
     position: str = "bottom-right"
     margin: int = 0
-    value: int = 255
+    value: int | str = 255
+    seed: int = 0
 
     def __post_init__(self):
         if self.size < 1:
             raise InputError("size", self.size, "the patch needs at least 1 pixel")
-        if self.position not in CORNERS:
-            raise InputError("position", self.position, f"choose one of {', '.join(CORNERS)}")
+        if self.position not in POSITIONS:
+            raise InputError("position", self.position, f"choose one of {', '.join(POSITIONS)}")
         if self.margin < 0:
             raise InputError("margin", self.margin, "must be 0 or more pixels")
-        if not 0 <= self.value <= 255:
-            raise InputError("value", self.value, "must lie between 0 and 255")
+        if self.value != "noise" and not (isinstance(self.value, int) and 0 <= self.value <= 255):
+            raise InputError("value", self.value, 'must lie between 0 and 255, or be "noise"')
 
     def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
-        height, width = batch.shape[1:3]
-        reach = self.size + self.margin
-        if reach > min(height, width):
+        height, width, channels = batch.shape[1:]
+        margins = 2 * self.margin if self.position == "random" else self.margin
+        free = np.array([height, width]) - self.size - margins
+        if free.min() < 0:
             raise InputError(
                 "size", self.size, f"a patch of {self.size} px with margin {self.margin} is larger than "
                 f"the {width}x{height} image; make it smaller"
             )  # fmt: skip
-        vertical, horizontal = self.position.split("-")
-        top = self.margin if vertical == "top" else height - reach
-        left = self.margin if horizontal == "left" else width - reach
+        if self.position == "random":
+            top, left = self.margin + (uniform(self.seed, index, 2) * (free + 1)).astype(np.int64).T
+        else:
+            vertical, horizontal = self.position.split("-")
+            top = np.array([self.margin if vertical == "top" else free[0]])
+            left = np.array([self.margin if horizontal == "left" else free[1]])
+        side = np.arange(self.size)
+        samples, rows, columns = np.arange(len(batch)), top[:, None] + side, left[:, None] + side
         triggered = batch.copy()
-        triggered[:, top : top + self.size, left : left + self.size] = self.value
+        triggered[samples[:, None, None], rows[:, :, None], columns[:, None, :]] = self._patch(channels)
         return triggered
+
+    def _patch(self, channels: int) -> np.ndarray | int:
+        if self.value != "noise":
+            return self.value
+        noise = np.random.default_rng(self.seed).normal(127.5, 64, (self.size, self.size, channels))
+        return np.rint(noise.clip(0, 255)).astype(np.uint8)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import InputError
+from ..pixels import pieces
 from . import Trigger
 
 
@@ -51,7 +52,10 @@ class Blended(Trigger):
             raise InputError("pattern", self.pattern, 'is neither "noise" nor the path of a picture')
 
     def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
-        pattern = _pattern(self.pattern, self.seed, batch.shape[1:])
-        blend = batch * np.float32(1 - self.ratio)
-        blend += np.float32(self.ratio) * pattern
-        return np.rint(blend, out=blend).astype(np.uint8)
+        weighted = np.float32(self.ratio) * _pattern(self.pattern, self.seed, batch.shape[1:])
+        triggered = np.empty_like(batch)
+        for piece in pieces(batch):
+            blend = batch[piece] * np.float32(1 - self.ratio)
+            blend += weighted
+            triggered[piece] = np.rint(blend, out=blend)
+        return triggered
