@@ -28,4 +28,4 @@ def synthesise(coefficients: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     kept = coefficients[:, :height, :width]
     image = cosines(height, kept.shape[1]).T @ kept @ cosines(width, kept.shape[2])
-    return np.moveaxis(image, 0, -1)
+    return np.ascontiguousarray(np.moveaxis(image, 0, -1))
