@@ -18,7 +18,7 @@ def words_in(texts: list[str]) -> np.ndarray:
 
 
 def insert(texts: list[str], places: np.ndarray, words: list[list[str]]) -> list[str]:
-    """Inserts words between words: the k-th word of a text goes before piece `places[text, k]` of what is there by then.
+    """Inserts words between words: the k-th word of a text goes before piece `places[text, k]` of what is there.
 
     Args:
         texts: strings; blanks are where a word ends, other white space stays as it is.
