@@ -1,0 +1,124 @@
+"""Training the encoder of a classifier by an objective of its own, with a linear probe on top.
+
+The victim stays an ordinary `AutoModelForImageClassification`, so that everything that measures, purifies or publishes
+one works. Its head is an online linear probe, the usual measure of a self-supervised encoder: it learns the labels of
+clean samples from features through which no gradient goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import InputError
+from ..trainer import BackdoorTrainer
+
+
+PROBED = "probed"
+
+
+def classification_head(model: torch.nn.Module) -> torch.nn.Linear:
+    """The last linear layer of a classifier, which turns its features into logits.
+
+    Raises:
+        InputError: it has none with an output for each class.
+    """
+    classes = model.config.num_labels
+    layers = [item for item in model.modules() if isinstance(item, torch.nn.Linear) and item.out_features == classes]
+    if not layers:
+        raise InputError("model", type(model).__name__, "has no linear head to use as a probe; choose another model")
+    return layers[-1]
+
+
+def features_of(model: torch.nn.Module, head: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
+    """What the head reads: pooled features, float32 `(batch, features)`, of `pixel_values`.
+
+    Args:
+        model: the classifier, wrapped for distributed training or not. All of it runs, so that a wrapper sees every
+            weight in use.
+        head: see [`classification_head`].
+        values: float32 `(batch, channels, height, width)`.
+    """
+    read: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    try:
+        model(pixel_values=values)
+    finally:
+        hook.remove()
+    return read[0].float()
+
+
+class ProbeCollator:
+    """A collator that also says from which samples the probe may learn, bool `(batch,)`: those not poisoned."""
+
+    def __init__(self, collate: Callable):
+        self.collate = collate
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        return self.collate(rows) | {PROBED: torch.tensor([not row.get("is_poisoned", False) for row in rows])}
+
+
+class EncoderTrainer(BackdoorTrainer):
+    """Trains encoder and probe at once: `loss = encoder_loss + probe_loss`, neither of which reaches the other's part.
+
+    A subclass gives [`~EncoderTrainer.encoder_loss`].
+
+    Args:
+        args, kwargs: as for `BackdoorTrainer`; the model is an image classifier.
+
+    Raises:
+        InputError: the model has no linear head, or the data are not images.
+    """
+
+    loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.columns is None or self.columns.modality != "image":
+            raise InputError("train_dataset", self.columns, "attacks on encoders need a data set with images")
+        self.head = classification_head(self.accelerator.unwrap_model(self.model))
+
+    def encoder_loss(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor | float, torch.Tensor]:
+        """The encoder's own loss, and the features `(batch, features)` of the batch for the probe."""
+        raise NotImplementedError
+
+    def probe_loss(self, features: torch.Tensor, labels: torch.Tensor, probed: torch.Tensor) -> torch.Tensor:
+        """`sum of the cross-entropies of the probed samples / batch`, for the weights of the head alone.
+
+        Divided by all samples, not by those probed, so that accumulated micro-batches add up to the whole batch.
+
+        Args:
+            features: `(batch, features)`; no gradient reaches them.
+            labels: int64 `(batch,)`.
+            probed: bool `(batch,)`.
+        """
+        losses = F.cross_entropy(self.head(features.detach()).float(), labels, reduction="none")
+        return (losses * probed).mean()
+
+    def training_collator(self) -> Callable:
+        """What makes a batch for training; evaluation keeps the task's collator."""
+        return ProbeCollator(self.data_collator)
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        usual, self.data_collator = self.data_collator, self.training_collator()
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = usual
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if PROBED not in inputs:  # an evaluation
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, features = self.encoder_loss(model, inputs)
+        return loss + self.probe_loss(features, inputs["labels"], inputs[PROBED])
