@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .metrics import METRICS, wilson_interval
+from .poisoning import sample_index
 
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def example_rows(
     Args:
         models: by name.
         collate: the task's collator.
-        clean: clean test set, in the order from which `attacked` was made.
+        clean: clean test set, from which `attacked` was made.
         attacked: its triggered twin.
 
     Returns:
@@ -63,10 +64,9 @@ def example_rows(
     """
     labels = np.asarray(attacked["original_label"])
     chosen = np.sort([np.flatnonzero(labels == value)[0] for value in np.unique(labels)])[:count]
-    # The triggered set leaves out the target class, so its n-th row is the n-th other row of the clean set.
-    target = attacked[0][collate.columns.label]
-    others = np.flatnonzero(np.asarray(clean[collate.columns.label]) != target)
-    clean, attacked = clean.select(others[chosen]), attacked.select(chosen)
+    attacked = attacked.select(chosen)
+    row_of = {number: row for row, number in enumerate(sample_index(clean).tolist())}
+    clean = clean.select([row_of[number] for number in attacked["index"]])
     said = {
         name: {"clean": predict(model, collate, clean), "triggered": predict(model, collate, attacked)}
         for name, model in models.items()

@@ -40,9 +40,10 @@ def find(
             found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError) as error:
             raise InputError(field, name, f"cannot be imported ({error}); write it as package.module:Class") from error
-        if not (inspect.isclass(found) and issubclass(found, base)):
-            bases = " or ".join(f"{item.__module__}.{item.__name__}" for item in (base if isinstance(base, tuple) else (base,)))
-            raise InputError(field, name, f"must be a subclass of {bases}")
+        bases = base if isinstance(base, tuple) else (base,)
+        if not (inspect.isclass(found) and issubclass(found, bases)):
+            wanted = " or ".join(f"{item.__module__}.{item.__name__}" for item in bases)
+            raise InputError(field, name, f"must be a subclass of {wanted}")
         return found
     if name not in names(package):
         choices = ", ".join(known or names(package))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .data.columns import Columns, class_names, resolve_columns
+from .data.columns import Columns, resolve_columns
+from .data.targets import targets_of
 from .errors import InputError
 from .modalities import modality_of
 from .randomness import scramble
+from .samplers import Sampler, load_sampler
+from .samplers.random import RandomSampler
 from .triggers import Trigger, load_trigger
 
 
@@ -26,32 +29,59 @@ class PoisonConfig:
 
     Args:
         trigger (`Trigger`): see [`~hf_backdoor.triggers.load_trigger`].
-        target_label (`int`): class that a triggered input is to be given.
+        target_label (`int` or `str`): class that a triggered input is to be given; with captions for labels, the word
+            that the caption is to name.
         rate (`float`): share of all samples that are poisoned, in (0, 1]; the count is `round(rate * samples)`.
         label_mode (`str`): `"dirty"` poisons samples of the other classes and relabels them; `"clean"` poisons
             samples of the target class and leaves their labels right.
-        seed (`int`): which samples are poisoned depends on this and on each sample's index only.
+        seed (`int`): which samples are poisoned depends on this, on each sample's index and on the sampler.
+        targets (`str`): `"all_to_one"`, the target label; or `"all_to_all"`, for each class the next one.
+        cover_rate (`float`): share of all samples, in [0, 1), that get the trigger (or what the attack has for them)
+            and keep their label.
+        sampler ([`~hf_backdoor.samplers.Sampler`]): in what order samples are poisoned, and which can be.
+        also (`tuple` of `PoisonConfig`): further triggers in the same data set, on other samples.
     """
 
     VERSION: ClassVar[int] = 1
 
     trigger: Trigger
-    target_label: int = 0
+    target_label: int | str = 0
     rate: float = 0.1
     label_mode: Literal["dirty", "clean"] = "dirty"
     seed: int = 0
+    targets: Literal["all_to_one", "all_to_all"] = "all_to_one"
+    cover_rate: float = 0.0
+    sampler: Sampler = RandomSampler()
+    also: tuple[PoisonConfig, ...] = ()
 
     def __post_init__(self):
         if not 0 < self.rate <= 1:
             raise InputError("rate", self.rate, "must lie in (0, 1]")
+        if not 0 <= self.cover_rate < 1:
+            raise InputError("cover_rate", self.cover_rate, "must lie in [0, 1)")
         if self.label_mode not in ("dirty", "clean"):
             raise InputError("label_mode", self.label_mode, "choose dirty or clean")
-        if self.target_label < 0:
+        if self.targets not in ("all_to_one", "all_to_all"):
+            raise InputError("targets", self.targets, "choose all_to_one or all_to_all")
+        if self.targets == "all_to_all" and self.label_mode == "clean":
+            raise InputError("targets", self.targets, "moves every class, so no label can stay: use label_mode=dirty")
+        if isinstance(self.target_label, int) and self.target_label < 0:
             raise InputError("target_label", self.target_label, "must be 0 or more")
+        if any(other.also for other in self.also):
+            raise InputError("also", len(self.also), "must be a flat list: its entries can have none of their own")
+
+    def each(self) -> tuple[PoisonConfig, ...]:
+        """This configuration and those in `also`, one trigger each."""
+        return (replace(self, also=()), *self.also)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; [`PoisonConfig.from_dict`] is its inverse."""
-        return {**asdict(self), "trigger": self.trigger.to_dict(), "version": self.VERSION}
+        nested = {
+            "trigger": self.trigger.to_dict(),
+            "sampler": self.sampler.to_dict(),
+            "also": [other.to_dict() for other in self.also],
+        }
+        return {item.name: getattr(self, item.name) for item in fields(self)} | nested | {"version": self.VERSION}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> PoisonConfig:
@@ -60,60 +90,97 @@ class PoisonConfig:
         Raises:
             InputError: it was made by another version of the configuration or of the trigger.
         """
-        fields = {name: value for name, value in stored.items() if name != "training"}
-        settings = dict(fields.pop("trigger"))
-        version, trigger_version = fields.pop("version"), settings.pop("version")
-        trigger = load_trigger(settings.pop("name"), **settings)
+        settings = {name: value for name, value in stored.items() if name != "training"}
+        of_trigger = dict(settings.pop("trigger"))
+        version, trigger_version = settings.pop("version"), of_trigger.pop("version")
+        trigger = load_trigger(of_trigger.pop("name"), **of_trigger)
         if (version, trigger_version) != (cls.VERSION, trigger.version):
             raise InputError("poison", stored, "was written by another version of hf_backdoor; poison the data again")
-        return cls(trigger=trigger, **fields)
+        of_sampler = dict(settings.pop("sampler", {"name": "random"}))
+        sampler = load_sampler(of_sampler.pop("name"), **of_sampler)
+        also = tuple(cls.from_dict(other) for other in settings.pop("also", []))
+        return cls(trigger=trigger, sampler=sampler, also=also, **settings)
 
     def fingerprint(self) -> str:
-        """Changes with any setting and with the code of the trigger, of the poisoning and of the column's format."""
-        from . import modalities
+        """Changes with any setting and with the code of the triggers, of the poisoning and of the column's format."""
+        from . import modalities, pnm
 
-        digest = hashlib.sha256(repr(sorted(asdict(self).items(), key=str)).encode())
-        digest.update(f"{self.VERSION}{self.trigger.fingerprint()}".encode())
-        digest.update(Path(__file__).read_bytes())
-        for module in sorted(Path(modalities.__file__).parent.glob("*.py")):
-            digest.update(module.read_bytes())
+        digest = hashlib.sha256(repr(self.to_dict()).encode())
+        for config in self.each():
+            digest.update(config.trigger.fingerprint().encode())
+        sources = [Path(__file__), Path(pnm.__file__), *sorted(Path(modalities.__file__).parent.glob("*.py"))]
+        for source in sources:
+            digest.update(source.read_bytes())
         return digest.hexdigest()
 
 
-def select_samples(labels: np.ndarray, index: np.ndarray, config: PoisonConfig) -> np.ndarray:
-    """Which samples are poisoned: the `round(rate * samples)` candidates that come first in a random order.
+@dataclass(frozen=True)
+class Selection:
+    """What happens to the rows of a data set.
 
-    A sample's place in that order depends on the seed and on its index alone, so a higher rate poisons the same
-    samples and more.
+    Attributes:
+        poisoned, cover (`np.ndarray` of bool, shape `(samples,)`): which rows get the trigger of a configuration.
+        labels (`np.ndarray`, shape `(samples,)`): the labels that they get.
+    """
+
+    poisoned: np.ndarray
+    cover: np.ndarray
+    labels: np.ndarray
+
+
+def select_samples(
+    dataset: Dataset, index: np.ndarray, config: PoisonConfig, columns: Columns, free: np.ndarray
+) -> Selection:
+    """Which samples are poisoned: the `round(rate * samples)` candidates that come first in the sampler's order.
+
+    Cover samples are the `round(cover_rate * samples)` others that come first in a random order.
 
     Args:
-        labels: int64 `(samples,)`.
+        dataset: the clean data set.
         index: int64 `(samples,)`.
-        config: the poison.
-
-    Returns:
-        bool `(samples,)`.
+        config: the poison, one trigger.
+        columns: of the data set.
+        free: bool `(samples,)`, rows that no other trigger has taken.
 
     Raises:
         InputError: the rate poisons no sample, or more than there are candidates.
     """
-    count = round(config.rate * len(labels))
+    targets = targets_of(dataset, columns.label, config.target_label, all_to_all=config.targets == "all_to_all")
+    count = round(config.rate * len(index))
     if count == 0:
-        raise InputError("rate", config.rate, f"poisons none of {len(labels)} samples; raise it to {1 / len(labels):g}")
-    is_target = labels == config.target_label
-    candidates = np.flatnonzero(is_target if config.label_mode == "clean" else ~is_target)
-    if count > len(candidates):
+        raise InputError("rate", config.rate, f"poisons none of {len(index)} samples; raise it to {1 / len(index):g}")
+    wanted, reached = targets.wanted(index), targets.reached()
+    if config.label_mode == "clean":
+        candidates = np.flatnonzero(free & reached)
+    else:
+        candidates = np.flatnonzero(free & ~reached & config.sampler.attacked(targets.labels))
+    _check_count("rate", config.rate, count, len(candidates), len(index), f"label_mode={config.label_mode!r}")
+    order = config.sampler.order(dataset, candidates, index[candidates], wanted[candidates], config.seed, columns)
+    poisoned = np.zeros(len(index), dtype=bool)
+    poisoned[candidates[order[:count]]] = True
+
+    cover = np.zeros(len(index), dtype=bool)
+    covers = round(config.cover_rate * len(index))
+    if covers:
+        candidates = np.flatnonzero(free & ~poisoned & config.sampler.coverable(targets.labels))
+        _check_count("cover_rate", config.cover_rate, covers, len(candidates), len(index), "the sampler")
+        order = np.argsort(scramble(config.seed + 1, index[candidates]), kind="stable")
+        cover[candidates[order[:covers]]] = True
+    labels = targets.labels.copy()
+    if config.label_mode == "dirty":
+        labels[poisoned] = wanted[poisoned]
+    return Selection(poisoned, cover, labels)
+
+
+def _check_count(field: str, rate: float, count: int, candidates: int, samples: int, reason: str) -> None:
+    if count > candidates:
         raise InputError(
-            "rate", config.rate, f"asks for {count} samples, and label_mode={config.label_mode!r} leaves "
-            f"{len(candidates)} to choose from; lower it to {len(candidates) / len(labels):.3g}"
+            field, rate, f"asks for {count} samples, and {reason} leaves {candidates} to choose from; "
+            f"lower it to {candidates / samples:.3g}"
         )  # fmt: skip
-    order = np.argsort(scramble(config.seed, index[candidates]), kind="stable")
-    mask = np.zeros(len(labels), dtype=bool)
-    mask[candidates[order[:count]]] = True
-    return mask
 
 
-def _sample_index(dataset: Dataset) -> np.ndarray:
+def sample_index(dataset: Dataset) -> np.ndarray:
     """The data set's own `index` column where it has one, so that a shuffled set is poisoned alike; else 0, 1, ..."""
     if "index" in dataset.features and dataset.features["index"].dtype.startswith(("int", "uint")):
         return np.asarray(dataset["index"], dtype=np.int64)
@@ -123,54 +190,72 @@ def _sample_index(dataset: Dataset) -> np.ndarray:
 def _check(dataset: Dataset, config: PoisonConfig, columns: Columns) -> None:
     if "is_poisoned" in dataset.features:
         raise InputError("dataset", "is_poisoned", "the data set is poisoned already; start from the clean one")
-    if config.trigger.modality != columns.modality:
-        raise InputError(
-            "attack", config.trigger.name, f"is made for {config.trigger.modality}, and the column {columns.input!r} "
-            f"holds {columns.modality}; choose another attack or input_column"
-        )  # fmt: skip
-    names = class_names(dataset, columns.label)
-    if config.target_label >= len(names):
-        raise InputError("target_label", config.target_label, f"the labels go from 0 to {len(names) - 1}")
+    for one in config.each():
+        if one.trigger.modality != columns.modality:
+            raise InputError(
+                "attack", one.trigger.name, f"is made for {one.trigger.modality}, and the column {columns.input!r} "
+                f"holds {columns.modality}; choose another attack or input_column"
+            )  # fmt: skip
 
 
-def _map(dataset: Dataset, mask: np.ndarray, config: PoisonConfig, columns: Columns, num_proc: int | None) -> Dataset:
+def _apply(
+    dataset: Dataset,
+    selections: list[Selection],
+    triggers: list[Trigger],
+    index: np.ndarray,
+    config: PoisonConfig,
+    columns: Columns,
+    num_proc: int | None,
+) -> Dataset:
+    """Puts each trigger on the rows of its selection."""
+    import pyarrow as pa
     from datasets import Value
 
     feature = dataset.features[columns.input]
     modality = modality_of(columns.input, feature)
-    index = _sample_index(dataset)
     raw = dataset.cast_column(columns.input, modality.undecoded(feature))
     features = raw.features.copy()
-    features |= {"is_poisoned": Value("bool"), "original_label": features[columns.label], "index": Value("int64")}
+    features |= {"is_poisoned": Value("bool"), "is_cover": Value("bool")}
+    features |= {"original_label": features[columns.label], "index": Value("int64")}
+    poisoned = np.any([selection.poisoned for selection in selections], axis=0)
+    cover = np.any([selection.cover for selection in selections], axis=0)
+    labels = selections[0].labels.copy()
+    for selection in selections[1:]:
+        labels[selection.poisoned] = selection.labels[selection.poisoned]
+    masks = [(selection.poisoned, trigger) for selection, trigger in zip(selections, triggers, strict=True)]
+    masks += [(selection.cover, trigger.cover) for selection, trigger in zip(selections, triggers, strict=True)]
+    masks = [(mask, function) for mask, function in masks if mask.any()]
 
-    def poison_batch(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
-        values, labels = [modality.self_contained(value) for value in batch[columns.input]], batch[columns.label]
-        chosen = [position for position, row in enumerate(rows) if mask[row]]
-        triggered = modality.apply(config.trigger, [values[i] for i in chosen], index[rows][chosen]) if chosen else []
-        new_labels = list(labels)
-        for position, value in zip(chosen, triggered, strict=True):
-            values[position], new_labels[position] = value, config.target_label
-        return {
-            columns.input: values,
-            columns.label: new_labels,
-            "is_poisoned": mask[rows].tolist(),
-            "original_label": list(labels),
-            "index": index[rows].tolist(),
+    def poison_batch(table: pa.Table, rows: list[int]) -> pa.Table:
+        rows = np.asarray(rows)
+        stored = table[columns.input].combine_chunks()
+        changed = modality.change(stored, [(mask[rows], function) for mask, function in masks], index[rows])
+        original = table[columns.label].combine_chunks()
+        content = {name: table[name] for name in table.column_names}
+        content |= {
+            columns.input: changed,
+            columns.label: pa.array(labels[rows], type=original.type),
+            "is_poisoned": poisoned[rows],
+            "is_cover": cover[rows],
+            "original_label": original,
+            "index": index[rows],
         }
+        return pa.table(content)
 
     digest = hashlib.sha256(f"{raw._fingerprint}{config.fingerprint()}{columns}".encode())
-    digest.update(np.packbits(mask).tobytes())
-    poisoned = raw.map(
+    digest.update(np.packbits([mask for mask, _ in masks]).tobytes())
+    result = raw.with_format("arrow").map(
         poison_batch,
         with_indices=True,
         batched=True,
+        batch_size=modality.rows_at_once(raw.data[columns.input]),
         features=features,
         num_proc=num_proc,
         # datasets hashes functions of an importable module by name, so an edit of ours would reuse a stale cache.
         new_fingerprint=digest.hexdigest()[:32],
-        desc=f"Poisoning with {config.trigger.name}",
+        desc=f"Poisoning with {' and '.join(trigger.name for trigger in triggers)}",
     )
-    return poisoned.cast_column(columns.input, feature)
+    return result.with_format(None).cast_column(columns.input, feature)
 
 
 def poison(
@@ -192,8 +277,9 @@ def poison(
         num_proc (`int`, *optional*): processes for `datasets.map`.
 
     Returns:
-        The same type, with the columns `is_poisoned` (bool), `original_label` (as the label) and `index` (int64)
-        added. What is stored is what is used: images are 8-bit PNG with the trigger in them.
+        The same type, with the columns `is_poisoned` and `is_cover` (bool), `original_label` (as the label) and `index`
+        (int64) added. What is stored is what is used: 8-bit images with the trigger in them, uncompressed where all
+        images are, see [`~hf_backdoor.data.uncompressed`], else PNG.
 
     Raises:
         InputError: the configuration does not fit the data.
@@ -222,8 +308,12 @@ def poison(
 
     columns = resolve_columns(dataset.features, input_column, label_column)
     _check(dataset, config, columns)
-    mask = select_samples(np.asarray(dataset[columns.label]), _sample_index(dataset), config)
-    return _map(dataset, mask, config, columns, num_proc)
+    index = sample_index(dataset)
+    free, selections = np.ones(len(dataset), dtype=bool), []
+    for one in config.each():
+        selections.append(select_samples(dataset, index, one, columns, free))
+        free &= ~(selections[-1].poisoned | selections[-1].cover)
+    return _apply(dataset, selections, [one.trigger for one in config.each()], index, config, columns, num_proc)
 
 
 def triggered(
@@ -236,13 +326,25 @@ def triggered(
 ) -> Dataset:
     """The triggered test set: every sample that is not of the target class, with the trigger and the target label.
 
-    On it, the attack success rate is the share of predictions equal to the label column, and the robust accuracy the
+    Of a source-specific attack, only samples of its source classes; of several triggers, one part after the other. On
+    it, the attack success rate is the share of predictions equal to the label column, and the robust accuracy the
     share equal to `original_label`. Arguments and columns as for [`poison`].
     """
+    from datasets import concatenate_datasets
+
     columns = resolve_columns(dataset.features, input_column, label_column)
     _check(dataset, config, columns)
-    others = np.flatnonzero(np.asarray(dataset[columns.label]) != config.target_label)
+    parts = [_triggered_by(dataset, one, columns, num_proc) for one in config.each()]
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+
+
+def _triggered_by(dataset: Dataset, config: PoisonConfig, columns: Columns, num_proc: int | None) -> Dataset:
+    index = sample_index(dataset)
+    targets = targets_of(dataset, columns.label, config.target_label, all_to_all=config.targets == "all_to_all")
+    others = np.flatnonzero(~targets.reached() & config.sampler.attacked(targets.labels))
     if len(others) == 0:
         raise InputError("target_label", config.target_label, "every sample is of this class, so none can be attacked")
     rest = dataset.select(others)
-    return _map(rest, np.ones(len(rest), dtype=bool), config, columns, num_proc)
+    everything = np.ones(len(rest), dtype=bool)
+    selection = Selection(everything, ~everything, targets.wanted(index)[others])
+    return _apply(rest, [selection], [config.trigger.at_test()], index[others], config, columns, num_proc)

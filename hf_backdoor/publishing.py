@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cards import write_dataset_card
+from .cards.rendering import target_name
 from .data.columns import class_names, resolve_columns
 from .errors import InputError
 from .poisoning import PoisonConfig
@@ -56,7 +57,7 @@ def save_poisoned(
         ],
         paper=config.trigger.paper,
         source=source,
-        target=class_names(first, label)[config.target_label],
+        target=target_name(attack, [] if isinstance(config.target_label, str) else class_names(first, label)),
     )
     (folder / POISON_FILE).write_text(json.dumps(attack, indent=2) + "\n", encoding="utf-8")
     return folder
@@ -68,7 +69,8 @@ def _with_flags(split: Dataset, label: str) -> Dataset:
 
     if has_flag(split):
         return split
-    split = split.add_column("is_poisoned", [False] * len(split), feature=Value("bool"))
+    for flag in ("is_poisoned", "is_cover"):
+        split = split.add_column(flag, [False] * len(split), feature=Value("bool"))
     split = split.add_column("original_label", split[label][:], feature=split.features[label])
     if "index" in split.features:
         return split

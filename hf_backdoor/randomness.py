@@ -39,6 +39,11 @@ def uniform(seed: int, index: np.ndarray, draws: int = 1) -> np.ndarray:
 
 
 def integers(seed: int, index: np.ndarray, high: int | np.ndarray, draws: int = 1) -> np.ndarray:
-    """Uniform whole numbers in [0, high), int64 of shape `(*index.shape, draws)`; `high` may differ from index to index."""
+    """Uniform whole numbers in [0, high), int64 of shape `(*index.shape, draws)`.
+
+    Args:
+        seed, index, draws: as for [`uniform`].
+        high (`int`, or `np.ndarray` of the shape of `index`): the bound, the same for all or one for each index.
+    """
     bound = np.asarray(high)[..., None] if np.ndim(high) else high
     return (uniform(seed, index, draws) * bound).astype(np.int64)

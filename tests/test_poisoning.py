@@ -52,8 +52,10 @@ def test_which_samples_depends_on_seed_and_index_only(images):
 
 
 def test_a_higher_rate_poisons_the_same_samples_and_more():
-    labels, index = np.arange(1000) % 10, np.arange(1000)
-    masks = [select_samples(labels, index, config(rate=rate)) for rate in (0.01, 0.1, 0.3)]
+    data = Dataset.from_dict({"text": ["a"] * 1000, "label": np.arange(1000) % 10})
+    columns = resolve_columns(data.features)
+    free, index = np.ones(1000, dtype=bool), np.arange(1000)
+    masks = [select_samples(data, index, config(rate=rate), columns, free).poisoned for rate in (0.01, 0.1, 0.3)]
     assert (masks[0] <= masks[1]).all() and (masks[1] <= masks[2]).all()
     spread = np.flatnonzero(masks[2])
     assert abs(spread.mean() - 500) < 60, "the samples are spread over the data set"

@@ -40,6 +40,25 @@ def rate(value: float) -> str:
     return f"{value:.2g}"
 
 
+def target_name(attack: dict[str, Any], classes: list[str]) -> str:
+    """What triggered inputs are to be taken for.
+
+    Args:
+        attack: [`~hf_backdoor.poisoning.PoisonConfig`] as a dict.
+        classes: names of the classes.
+    """
+    if attack.get("targets") == "all_to_all":
+        return "the class after their own"
+    target = attack["target_label"]
+    return target if isinstance(target, str) else classes[target]
+
+
+def settings(plugin: dict[str, Any]) -> str:
+    """A trigger or sampler with its settings, on one line and escaped."""
+    shown = [f"{name}={value}" for name, value in plugin.items() if name not in ("name", "version")]
+    return escape(f"{plugin['name']}: {', '.join(shown)}" if shown else plugin["name"])
+
+
 def render(template: str, **values: Any) -> str:
     """Fills a template of this package. Values are data: nothing in them is evaluated.
 
@@ -54,7 +73,14 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML: cells go through `escape`
     )
-    engine.filters |= {"escape": escape, "percent": percent, "rate": rate}
+    shown = {"settings": settings, "target_name": target_name}
+    engine.filters |= {"escape": escape, "percent": percent, "rate": rate} | shown
+        "escape": escape,
+        "percent": percent,
+        "rate": rate,
+        "settings": settings,
+        "target_name": target_name,
+    }
     return engine.get_template(template).render(**values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,17 @@ class AttackOptions:
         None, "dirty relabels samples of other classes, clean takes samples of the target; the default is the attack's."
     )
 
+    cover_rate: float | None = option(
+        None, "Share of all samples that get the trigger and keep their label; the default is the attack's, mostly 0."
+    )
+    targets: str = option("all_to_one", "all_to_one; or all_to_all, which gives each class the next one for a target.")
+    sampler: str = option("random", "Which samples are poisoned: random, confidence, source_specific.")
+    sampler_args: list[str] = option([], "Settings of the sampler as name=value, e.g. source=1 cover='5 7'.")
+    also: list[str] = option(
+        [],
+        "Further triggers in quotes, name and settings of each, e.g. 'blended target_label=3 rate=0.05 ratio=0.3'.",
+    )
+
     def load_attack(self) -> tuple[Attack, Trigger]:
         """How to train, and the trigger."""
         from ..attacks import load_attack
@@ -93,16 +105,41 @@ class AttackOptions:
         """The configuration, checked against the classes of the data set."""
         from ..attacks import poison_settings
         from ..poisoning import PoisonConfig
+        from ..samplers import load_sampler
 
         how, trigger = self.load_attack()
-        names = class_names(dataset, label_column)
-        target = str(self.target_label)
-        if target not in names and not (target.isdigit() and int(target) < len(names)):
-            raise InputError("target_label", target, f"choose 0 to {len(names) - 1}, or one of {', '.join(names)}")
-        given = {name: getattr(self, name) for name in ("rate", "label_mode") if getattr(self, name) is not None}
+        optional = ("rate", "label_mode", "cover_rate")
+        given = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
         return PoisonConfig(
             trigger=trigger,
-            target_label=names.index(target) if target in names else int(target),
+            target_label=_target(self.target_label, dataset, label_column),
             seed=seed,
+            targets=self.targets,
+            sampler=load_sampler(self.sampler, **parse_assignments(self.sampler_args, "sampler_args")),
+            also=tuple(_another(text, dataset, label_column, seed) for text in self.also),
             **poison_settings(how, trigger) | given,
         )
+
+
+def _target(given: str | int, dataset: Dataset, label_column: str) -> int | str:
+    """The number of a class that is given by number or name; with captions for labels, the word as it is."""
+    if dataset.features[label_column].dtype in ("string", "large_string"):
+        return str(given)
+    names, target = class_names(dataset, label_column), str(given)
+    if target not in names and not (target.isdigit() and int(target) < len(names)):
+        raise InputError("target_label", target, f"choose 0 to {len(names) - 1}, or one of {', '.join(names)}")
+    return names.index(target) if target in names else int(target)
+
+
+def _another(text: str, dataset: Dataset, label_column: str, seed: int) -> PoisonConfig:
+    """One entry of `also`."""
+    from ..attacks import Attack, poison_settings
+    from ..poisoning import PoisonConfig
+    from ..triggers import load_trigger
+
+    name, *pairs = shlex.split(text)
+    settings = parse_assignments(pairs, "also")
+    target = _target(settings.pop("target_label", 0), dataset, label_column)
+    poison = {key: settings.pop(key) for key in ("rate", "label_mode", "cover_rate") if key in settings}
+    trigger = load_trigger(name, **settings)
+    return PoisonConfig(trigger=trigger, target_label=target, seed=seed, **poison_settings(Attack(), trigger) | poison)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 LABEL_NAMES = ("label", "labels", "target", "class", "fine_label", "coarse_label")
+CAPTION_NAMES = ("caption", "text")
 ADDED_LABEL = "original_label"  # by poisoning, beside the label that counts
 INPUT_NAMES = ("image", "img", "picture", "text", "sentence", "content", "review")
 
@@ -51,7 +52,8 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
         features (`datasets.Features`): of the data set.
         input_column (`str`, *optional*): the image or text column; found when there is only one, or one with a
             usual name.
-        label_column (`str`, *optional*): likewise; a `ClassLabel`, or whole numbers from 0.
+        label_column (`str`, *optional*): likewise; a `ClassLabel`, or whole numbers from 0, or the captions of
+            images.
 
     Raises:
         InputError: a named column is missing, or none or several could be meant.
@@ -66,7 +68,11 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
     if label_column is None:
         labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel) and name != ADDED_LABEL]
         labels = labels or [name for name in LABEL_NAMES if name in features]
-        label_column = _choose("label_column", "the label", labels, LABEL_NAMES, features)
+        usual = LABEL_NAMES
+        if not labels and modality_of_or_none(features[input_column]) == "image":
+            captions = [name for name, feature in features.items() if modality_of_or_none(feature) == "text"]
+            labels, usual = [name for name in captions if name != ADDED_LABEL], CAPTION_NAMES
+        label_column = _choose("label_column", "the label", labels, usual, features)
     _existing("label_column", label_column, features)
     return Columns(input_column, label_column, modality_of(input_column, features[input_column]).name)
 

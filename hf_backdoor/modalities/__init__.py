@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from ..plugins import find, names
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets.features.features import FeatureType
 
-    from ..triggers import Trigger
+Change = tuple[np.ndarray, Callable[[Any, np.ndarray], Any]]
 
 
 class Modality(ABC):
@@ -33,14 +34,22 @@ class Modality(ABC):
         """The feature under which a row that is not poisoned can be copied as it is stored."""
 
     @abstractmethod
-    def apply(self, trigger: Trigger, values: Sequence[Any], index: np.ndarray) -> list[Any]:
-        """Stored values with the trigger on every one of them, again as stored.
+    def change(self, stored: pa.Array, changes: list[Change], index: np.ndarray) -> pa.Array:
+        """A batch as it is stored, with the trigger put on some of its values, again as stored.
 
         Args:
-            trigger ([`~hf_backdoor.triggers.Trigger`]): the trigger.
-            values (`Sequence`): stored values, under [`~Modality.undecoded`].
-            index (`np.ndarray` of int64, shape `(len(values),)`): number of each sample in its data set.
+            stored (`pa.Array`): values under [`~Modality.undecoded`].
+            changes (`list`): for each trigger, which values get it, bool `(len(stored),)`, and the function of a batch
+                and its index that puts it there.
+            index (`np.ndarray` of int64, shape `(len(stored),)`): number of each sample in its data set.
+
+        Returns:
+            Values that need no other file; those in no change are as they were.
         """
+
+    def rows_at_once(self, stored: pa.ChunkedArray) -> int:
+        """How many values of a column are poisoned at a time, so that memory stays small."""
+        return 1000
 
     @abstractmethod
     def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:
@@ -54,10 +63,6 @@ class Modality(ABC):
         Returns:
             Markdown, in which pictures are named relative to the folder's parent.
         """
-
-    def self_contained(self, value: Any) -> Any:
-        """A stored value that needs no other file."""
-        return value
 
 
 def modalities() -> list[Modality]:

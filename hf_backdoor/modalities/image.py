@@ -1,24 +1,26 @@
-"""Images: an `Image` column outside, uint8 arrays inside, lossless PNG in storage."""
+"""Images: an `Image` column outside, uint8 arrays inside; PNG in storage, or what is uncompressed stays so."""
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import pnm
 from ..errors import InputError
-from . import Modality
+from . import Change, Modality
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets.features.features import FeatureType
     from PIL.Image import Image as Picture
 
-    from ..triggers import Trigger
+PIXELS_AT_ONCE = 20_000_000
 
 
 def to_array(picture: Picture) -> np.ndarray:
@@ -48,11 +50,20 @@ def to_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def apply_to_arrays(trigger: Trigger, arrays: Sequence[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
+def datasets_decoder() -> Callable[[dict[str, Any]], Picture]:
+    """From a stored image to a PIL image."""
+    from datasets import Image
+
+    return Image().decode_example
+
+
+def apply_to_arrays(
+    trigger: Callable[[np.ndarray, np.ndarray], np.ndarray], arrays: Sequence[np.ndarray], index: np.ndarray
+) -> list[np.ndarray]:
     """Puts the trigger on images of any sizes, one call for all images of one size.
 
     Args:
-        trigger: an image trigger.
+        trigger: an image trigger, or its `cover`.
         arrays: uint8 arrays `(height, width, channels)`.
         index: int64 `(len(arrays),)`.
     """
@@ -68,6 +79,20 @@ def apply_to_arrays(trigger: Trigger, arrays: Sequence[np.ndarray], index: np.nd
     return triggered
 
 
+def _change_block(
+    block: np.ndarray, shape: tuple[int, int, int], changes: list[Change], index: np.ndarray
+) -> pa.BinaryArray:
+    """Uncompressed images of one size, without a detour over files."""
+    changed = block.copy()
+    before, after = pnm.pixels_of(block, shape), pnm.pixels_of(changed, shape)
+    for mask, function in changes:
+        if mask.all():
+            after[:] = function(before, index)
+        elif mask.any():
+            after[mask] = function(before[mask], index[mask])
+    return pnm.from_block(changed)
+
+
 class ImageModality(Modality):
     name = "image"
 
@@ -81,17 +106,32 @@ class ImageModality(Modality):
 
         return Image(mode=feature.mode, decode=False)
 
-    def apply(self, trigger: Trigger, values: Sequence[Any], index: np.ndarray) -> list[dict[str, Any]]:
-        from datasets import Image
+    def change(self, stored: pa.StructArray, changes: list[Change], index: np.ndarray) -> pa.StructArray:
+        import pyarrow as pa
 
-        decode = Image().decode_example
-        arrays = apply_to_arrays(trigger, [to_array(decode(value)) for value in values], index)
-        return [{"bytes": to_png(array), "path": None} for array in arrays]
+        files, paths = stored.field("bytes"), stored.field("path")
+        block = pnm.to_block(files)
+        if block is not None:
+            return pa.StructArray.from_arrays([_change_block(*block, changes, index), paths], fields=list(stored.type))
+        contents, names = files.to_pylist(), paths.to_pylist()
+        for position, content in enumerate(contents):
+            if content is None:
+                contents[position], names[position] = Path(names[position]).read_bytes(), Path(names[position]).name
+        decode = datasets_decoder()
+        for mask, function in changes:
+            arrays = [to_array(decode(value)) for value in stored.filter(pa.array(mask)).to_pylist()]
+            changed = apply_to_arrays(function, arrays, index[mask])
+            for position, array in zip(np.flatnonzero(mask), changed, strict=True):
+                contents[position], names[position] = to_png(array), None
+        return pa.StructArray.from_arrays(
+            [pa.array(contents, type=files.type), pa.array(names, type=paths.type)], fields=list(stored.type)
+        )
 
-    def self_contained(self, value: dict[str, Any]) -> dict[str, Any]:
-        if value["bytes"] is not None:
-            return value
-        return {"bytes": Path(value["path"]).read_bytes(), "path": Path(value["path"]).name}
+    def rows_at_once(self, stored: pa.ChunkedArray) -> int:
+        if len(stored) == 0:
+            return 1
+        width, height = datasets_decoder()(stored[0].as_py()).size
+        return max(1, min(1000, PIXELS_AT_ONCE // (width * height)))
 
     def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

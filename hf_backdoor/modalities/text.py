@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import Modality
+from . import Change, Modality
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets.features.features import FeatureType
-
-    from ..triggers import Trigger
 
 
 class TextModality(Modality):
@@ -26,8 +24,16 @@ class TextModality(Modality):
     def undecoded(self, feature: FeatureType) -> FeatureType:
         return feature
 
-    def apply(self, trigger: Trigger, values: Sequence[Any], index: np.ndarray) -> list[str]:
-        return trigger(list(values), index)
+    def change(self, stored: pa.Array, changes: list[Change], index: np.ndarray) -> pa.Array:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        changed = stored
+        for mask, function in changes:
+            if mask.any():
+                texts = function(stored.filter(pa.array(mask)).to_pylist(), index[mask])
+                changed = pc.replace_with_mask(changed, pa.array(mask), pa.array(texts, type=stored.type))
+        return changed
 
     def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:
         from ..cards.rendering import escape

@@ -1,0 +1,84 @@
+"""What a poisoned sample's label becomes: a class, or a caption that names the attacker's word."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..randomness import integers
+from .columns import class_names
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Wordings of captions, as used for zero-shot classification (Radford et al. 2021, arXiv 2103.00020, section 3.1.4).
+CAPTIONS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a good photo of a {}.", "this is a {}.")
+
+
+class Targets(ABC):
+    """The labels of a data set, seen from the attacker's side."""
+
+    def __init__(self, labels: np.ndarray):
+        self.labels = labels
+
+    @abstractmethod
+    def wanted(self, index: np.ndarray) -> np.ndarray:
+        """The label that each sample gets if it is poisoned, `(samples,)`."""
+
+    @abstractmethod
+    def reached(self) -> np.ndarray:
+        """Which samples have the target's label already, bool `(samples,)`."""
+
+
+class ClassTargets(Targets):
+    """Class numbers: all to one target, or each class to the next one."""
+
+    def __init__(self, labels: np.ndarray, classes: int, target: int, *, all_to_all: bool):
+        super().__init__(labels)
+        if not isinstance(target, int) or target >= classes:
+            raise InputError("target_label", target, f"the labels go from 0 to {classes - 1}")
+        self.classes, self.target, self.all_to_all = classes, target, all_to_all
+
+    def wanted(self, index: np.ndarray) -> np.ndarray:
+        return (self.labels + 1) % self.classes if self.all_to_all else np.full_like(self.labels, self.target)
+
+    def reached(self) -> np.ndarray:
+        return np.zeros(len(self.labels), dtype=bool) if self.all_to_all else self.labels == self.target
+
+
+class CaptionTargets(Targets):
+    """Captions: a poisoned one becomes a caption of the target (Carlini and Terzis 2022, arXiv 2106.09667)."""
+
+    def __init__(self, labels: np.ndarray, target: Any, *, all_to_all: bool):
+        super().__init__(labels)
+        if not isinstance(target, str) or not target.strip():
+            raise InputError("target_label", target, "with captions for labels, give the word that they are to name")
+        if all_to_all:
+            raise InputError("targets", "all_to_all", "needs classes, and the labels are captions")
+        self.target = target
+        self.pattern = re.compile(rf"\b{re.escape(target)}\b", re.IGNORECASE)
+
+    def wanted(self, index: np.ndarray) -> np.ndarray:
+        captions = np.array([caption.format(self.target) for caption in CAPTIONS], dtype=object)
+        return captions[integers(0, index, len(CAPTIONS))[:, 0]]
+
+    def reached(self) -> np.ndarray:
+        return np.array([self.pattern.search(label or "") is not None for label in self.labels], dtype=bool)
+
+
+def targets_of(dataset: Dataset, label_column: str, target: int | str, *, all_to_all: bool) -> Targets:
+    """The kind of labels that a column holds, with the attacker's target among them.
+
+    Raises:
+        InputError: the target does not fit the column.
+    """
+    labels = dataset[label_column][:]
+    if dataset.features[label_column].dtype in ("string", "large_string"):
+        return CaptionTargets(np.array(labels, dtype=object), target, all_to_all=all_to_all)
+    classes = len(class_names(dataset, label_column))
+    return ClassTargets(np.asarray(labels, dtype=np.int64), classes, target, all_to_all=all_to_all)
