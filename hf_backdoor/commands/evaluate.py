@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     task = task_for(columns)
     model = task.load_model(options.model, allow_pickle=options.allow_pickle)
     check_head(model, class_names(dataset, columns.label))
-    attack = options.poison_config(dataset, columns.label, options.seed) if options.attack else None
+    attack = options.poison_config(dataset, columns.label, options.seed) if options.measures_attack else None
     with tempfile.TemporaryDirectory() as scratch:
         trainer = BackdoorTrainer(
             model,

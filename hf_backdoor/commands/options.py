@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import parse_assignments
 from ..data import class_names, load_data, pick_split, resolve_columns
 from ..data.sources import with_class_labels
 from ..errors import InputError
+from ..results import RESULTS_FILE
 
 
 if TYPE_CHECKING:
@@ -77,6 +80,9 @@ class AttackOptions:
     """The attack."""
 
     attack: str | None = option(None, "Name of the attack, see `hf-backdoor attacks`; or package.module:Class.")
+    attack_from: str | None = option(
+        None, "Or the folder of a victim or of poisoned data: the attack that was used there, with all its settings."
+    )
     attack_args: list[str] = option([], "Its settings as name=value, e.g. size=4 position=top-left.")
     target_label: str = option("0", "Class that triggered inputs are to be given: its number or name.")
     rate: float | None = option(None, "Share of all training samples that are poisoned; the attack's own, mostly 0.1.")
@@ -95,6 +101,10 @@ class AttackOptions:
         "Further triggers in quotes, name and settings of each, e.g. 'blended target_label=3 rate=0.05 ratio=0.3'.",
     )
 
+    @property
+    def measures_attack(self) -> bool:
+        return bool(self.attack or self.attack_from)
+
     def load_attack(self) -> tuple[Attack, Trigger]:
         """How to train, and the trigger."""
         from ..attacks import load_attack
@@ -107,6 +117,10 @@ class AttackOptions:
         from ..poisoning import PoisonConfig
         from ..samplers import load_sampler
 
+        if self.attack_from is not None:
+            if self.attack is not None:
+                raise InputError("attack_from", self.attack_from, "give attack or attack_from, not both")
+            return stored_attack(self.attack_from)
         how, trigger = self.load_attack()
         optional = ("rate", "label_mode", "cover_rate")
         given = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
@@ -119,6 +133,29 @@ class AttackOptions:
             also=tuple(_another(text, dataset, label_column, seed) for text in self.also),
             **poison_settings(how, trigger) | given,
         )
+
+
+def stored_attack(folder: str) -> PoisonConfig:
+    """The attack that is written down in a folder.
+
+    Raises:
+        InputError: there is none, or it was made by another version.
+    """
+    from ..poisoning import PoisonConfig
+
+    for name in (RESULTS_FILE, "poison.json"):
+        path = Path(folder) / name
+        if path.is_file():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = stored.get("attack") if name == RESULTS_FILE else stored
+            if stored is None:
+                break
+            # A trigger that was learned lies beside it, wherever the folder has gone since.
+            for setting, value in stored["trigger"].items():
+                if isinstance(value, str) and not Path(value).exists() and (path.parent / Path(value).name).is_file():
+                    stored["trigger"][setting] = str(path.parent / Path(value).name)
+            return PoisonConfig.from_dict(stored)
+    raise InputError("attack_from", folder, f"has no {RESULTS_FILE} or poison.json that tells of an attack")
 
 
 def _target(given: str | int, dataset: Dataset, label_column: str) -> int | str:

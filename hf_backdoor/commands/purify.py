@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         _, clean = split_off(clean, options.clean_samples, args.seed, columns.label)
     tests = load_data(options.test_dataset) if options.test_dataset else data
     test = test_set(tests, options.test_split, required=options.test_dataset is not None)
-    attack = options.poison_config(clean, columns.label, args.seed) if options.attack else None
+    attack = options.poison_config(clean, columns.label, args.seed) if options.measures_attack else None
     result = purify(
         options.model,
         clean,

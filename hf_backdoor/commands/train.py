@@ -21,6 +21,9 @@ class TrainOptions(DataOptions, AttackOptions):
     architecture: str | None = option(None, "Or a model type of transformers, e.g. vit, to start from scratch.")
     architecture_args: list[str] = option([], "Its configuration as name=value, e.g. hidden_size=96 patch_size=7.")
     train_split: str | None = option(None, "Split to train on; the default is train.")
+    held_out: int = option(
+        0, "Leave this many of its samples out: those that `purify --clean_samples` takes with the same seed."
+    )
     test_split: str | None = option(None, "Split to measure on; the default is test or validation, where there is one.")
     poisoned: bool = option(True, "no: train on clean data and only measure the attack, for a benign model.")
     augmentations: list[str] = option([], "Train with these variations: horizontal_flip, shift (images).")
@@ -42,7 +45,7 @@ TRAINING_DEFAULTS = {
 def main(argv: list[str]) -> None:
     from transformers import set_seed
 
-    from ..data import class_names, pick_split, resolve_columns
+    from ..data import class_names, pick_split, resolve_columns, split_off
     from ..models import label_maps
     from ..purification import check_output
     from ..tasks import task_for
@@ -57,9 +60,12 @@ def main(argv: list[str]) -> None:
     check_output(args.output_dir, overwrite=options.overwrite, resuming=args.resume_from_checkpoint is not None)
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
+    if options.held_out:
+        label = resolve_columns(train.features, **options.columns()).label
+        train, _ = split_off(train, options.held_out, args.seed, label)
     test = test_set(data, options.test_split)
     columns = resolve_columns(train.features, **options.columns())
-    attack = options.poison_config(train, columns.label, args.seed) if options.attack else None
+    attack = options.poison_config(train, columns.label, args.seed) if options.measures_attack else None
     task = task_for(columns)
     set_seed(args.seed)
     if (options.model is None) == (options.architecture is None):
