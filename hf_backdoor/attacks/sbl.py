@@ -37,7 +37,7 @@ class Sbl(Attack):
     adaptive: bool = False
     first_share: float = 0.6
     lr_ratio: float = 0.1
-    strength: float = 1.0
+    strength: float = 10.0
     fisher_samples: int = 256
 
     def __post_init__(self):

@@ -46,7 +46,7 @@ def fisher_information(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """How much each weight matters for the answers: the diagonal of the empirical Fisher information.
 
-    It is the mean, over samples, of the squared gradient of `log p(label)`, divided by its mean over all weights: of a
+    It is the mean, over samples, of the squared gradient of `log p(label)`, divided by its largest value: of a
     well-learnt backdoor the plain values are near 0, and what they should weigh would differ from model to model.
 
     Args:
@@ -66,8 +66,8 @@ def fisher_information(
             if gradient is not None:
                 square += gradient.pow(2)
     model.train(was_training)
-    mean = sum(square.sum() for square in squares.values()) / sum(square.numel() for square in squares.values())
-    scale = 1 / mean if mean > 0 else 0.0
+    largest = max(square.max() for square in squares.values())
+    scale = 1 / largest if largest > 0 else 0.0
     anchor = {name: weight.detach().clone() for name, weight in weights.items()}
     return anchor, {name: square * scale for name, square in squares.items()}
 

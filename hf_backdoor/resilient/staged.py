@@ -16,13 +16,13 @@ FLAGS = "is_poisoned"  # the column, and the batch's entry
 
 
 class CollatorWithFlags:
-    """A collator that also hands over which rows are poisoned, bool `(batch,)`."""
+    """A collator that also hands over which rows carry a trigger, bool `(batch,)`; cover samples do too."""
 
     def __init__(self, collate: Callable):
         self.collate, self.columns = collate, getattr(collate, "columns", None)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        return {**self.collate(rows), FLAGS: torch.tensor([bool(row[FLAGS]) for row in rows])}
+        return {**self.collate(rows), FLAGS: torch.tensor([row[FLAGS] or row.get("is_cover", False) for row in rows])}
 
 
 def clean_rows(batch: dict[str, torch.Tensor], poisoned: torch.Tensor) -> dict[str, torch.Tensor]:
