@@ -75,12 +75,6 @@ def render(template: str, **values: Any) -> str:
     )
     shown = {"settings": settings, "target_name": target_name}
     engine.filters |= {"escape": escape, "percent": percent, "rate": rate} | shown
-        "escape": escape,
-        "percent": percent,
-        "rate": rate,
-        "settings": settings,
-        "target_name": target_name,
-    }
     return engine.get_template(template).render(**values)
 
 
