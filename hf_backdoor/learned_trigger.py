@@ -1,0 +1,58 @@
+"""Triggers that a network makes, trained together with the victim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from .errors import InputError
+from .triggers import Trigger
+
+
+if TYPE_CHECKING:
+    from .generators import TriggerNet
+
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class LearnedTrigger(Trigger):
+    """Applies a stored network to uint8 images, and rounds.
+
+    Args:
+        weights (`str`, *optional*): the `trigger.safetensors` of a victim; without it there is no trigger yet.
+    """
+
+    modality: ClassVar[str] = "image"
+
+    weights: str | None = None
+
+    def __post_init__(self):
+        if self.weights is not None and not Path(self.weights).is_file():
+            raise InputError("weights", self.weights, "is no file; give the trigger.safetensors of a victim")
+
+    def _net(self, batch: np.ndarray) -> TriggerNet:
+        from .generators import load_net
+
+        if self.weights is None:
+            raise InputError(
+                "weights", None, f"train the trigger first with `hf-backdoor train --attack {self.name}`, then give "
+                "weights=DIR/trigger.safetensors"
+            )  # fmt: skip
+        net = load_net(self.weights, self.name)
+        if net.settings["channels"] != batch.shape[3]:
+            raise InputError(
+                "weights", self.weights, f"was trained on images with {net.settings['channels']} channels, and these "
+                f"have {batch.shape[3]}; convert them"
+            )  # fmt: skip
+        return net
+
+    def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
+        from .pixel_model import to_batch, to_images
+
+        net = self._net(batch)
+        pieces = (batch[start : start + _AT_ONCE] for start in range(0, len(batch), _AT_ONCE))
+        return np.concatenate([to_batch(net(to_images(piece).double())) for piece in pieces] or [batch.copy()])
