@@ -55,8 +55,8 @@ class Bpp(Trigger):
 
     def cover(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
         error = self(batch, index).astype(np.int16) - batch
-        error = error.reshape(len(batch), -1, batch.shape[3])
-        count = error.shape[1]
+        count = batch.shape[1] * batch.shape[2]
+        error = error.reshape(len(batch), count, batch.shape[3])
         steps = 1 + integers(self.seed, index, max(1, count - 1))
         moved = error[np.arange(len(batch))[:, None], (np.arange(count) + steps) % count]
         return (batch + moved.reshape(batch.shape)).clip(0, 255).astype(np.uint8)

@@ -86,5 +86,6 @@ class SampleSpecific(Trigger):
 
     def signs(self, batch: np.ndarray) -> np.ndarray:
         """The hash: +1 or -1, int64 `(batch, bits)`."""
-        coefficients = batch.reshape(len(batch), -1).astype(np.float64) @ _hashed(self.bits, batch.shape[1:])
+        waves = _hashed(self.bits, batch.shape[1:])
+        coefficients = batch.reshape(len(batch), len(waves)).astype(np.float64) @ waves
         return np.where(coefficients < 0, -1, 1)

@@ -127,13 +127,13 @@ class WaNet(Trigger):
 
     def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
         places, weights = _warp(self.seed, self.k, self.s, self.grid_rescale, batch.shape[1:])
-        return _resample(batch.reshape(len(batch), -1), places, weights).reshape(batch.shape)
+        return _resample(batch.reshape(len(batch), places.shape[1]), places, weights).reshape(batch.shape)
 
     def cover(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
         height, width, channels = batch.shape[1:]
         grid = _grid(self.seed, self.k, self.s, self.grid_rescale, height, width)
         sides = np.array([height, width]).reshape(2, 1, 1)
-        flat, warped = batch.reshape(len(batch), 1, -1), np.empty_like(batch)
+        flat, warped = batch.reshape(len(batch), 1, height * width * channels), np.empty_like(batch)
         for image, number, result in zip(flat, index, warped, strict=True):
             noise = uniform(self.seed, number, grid.size).reshape(grid.shape) * 2 - 1
             corners = _corners((grid + noise / sides).clip(-1, 1), channels)
