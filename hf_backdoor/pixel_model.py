@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -134,6 +133,24 @@ class PixelModel(nn.Module):
         return self.model(pixel_values=self.transform(images)).logits
 
 
+def head_of(model: nn.Module) -> nn.Linear:
+    """The linear layer that gives a classifier's logits: its last one with as many outputs as there are classes.
+
+    Raises:
+        InputError: it has none.
+    """
+    config = next(part.config for part in model.modules() if hasattr(part, "config"))
+    heads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.out_features == config.num_labels]
+    if not heads:
+        raise InputError("model", config.name_or_path, "has no linear classification head")
+    return heads[-1]
+
+
+def stamp_of(source: str) -> int:
+    """Changes when the weights in a folder are written anew; 0 for a model of the Hub."""
+    return max((file.stat().st_mtime_ns for file in Path(source).glob("*.safetensors")), default=0)
+
+
 def load_pixel_model(source: str) -> PixelModel:
     """A frozen classifier in evaluation mode and double precision; the last ones are kept in memory.
 
@@ -146,13 +163,11 @@ def load_pixel_model(source: str) -> PixelModel:
     Raises:
         InputError: nothing is there, it does not load, or only unsafely.
     """
-    folder = Path(source)
-    stamps = tuple(os.stat(file).st_mtime_ns for file in sorted(folder.glob("*.safetensors")))
-    return _load(source, stamps)
+    return _load(source, stamp_of(source))
 
 
 @lru_cache(maxsize=2)
-def _load(source: str, stamps: tuple[int, ...]) -> PixelModel:
+def _load(source: str, stamp: int) -> PixelModel:
     from .tasks import task_named
 
     task = task_named("image-classification")
