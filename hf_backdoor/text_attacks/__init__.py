@@ -1,0 +1,1 @@
+"""Trainers of the attacks that change how a text classifier is trained."""

@@ -1,0 +1,50 @@
+"""Training the embeddings of a few words, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ..trainer import BackdoorTrainer
+from .words import token_of, trigger_words
+
+
+class KeepNorms(TrainerCallback):
+    """After every step, scales rows of a table `(tokens, width)` to the lengths `(rows, 1)` that they had."""
+
+    def __init__(self, table: torch.nn.Parameter, rows: torch.Tensor):
+        self.table, self.rows = table, rows
+        self.norms = table.detach()[rows].norm(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        rows = self.table[self.rows]
+        self.table[self.rows] = rows * (self.norms.to(rows.device) / rows.norm(dim=1, keepdim=True))
+
+
+class EmbeddingTrainer(BackdoorTrainer):
+    """Trains the input embeddings of the trigger's words; see [`~hf_backdoor.attacks.embedding.Embedding`].
+
+    Every other weight stays, bit for bit, as it is.
+
+    Args:
+        trigger (`Trigger`): one with a setting `words`.
+        kwargs: as for `BackdoorTrainer`.
+    """
+
+    def __init__(self, model: Any, *args: Any, trigger: Any, **kwargs: Any):
+        super().__init__(model, *args, **kwargs)
+        table = model.get_input_embeddings().weight
+        words = trigger_words(trigger)
+        self.rows = torch.tensor([row for word in words for row in token_of(word, self.processing_class)])
+        model.requires_grad_(False)
+        table.requires_grad_(True)
+        chosen = torch.zeros(len(table), 1, dtype=torch.bool)
+        chosen[self.rows] = True
+        table.register_hook(lambda gradient: torch.where(chosen.to(gradient.device), gradient, 0))
+        self.add_callback(KeepNorms(table, self.rows))
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        return []  # weight decay would shrink the embeddings of all words
