@@ -21,7 +21,7 @@ class AdapBlend(Blended):
     `(seed, index)`, is left out: there `x' = x`, and elsewhere `x' = round((1 - ratio) * x + ratio * pattern)`. Cover
     samples get the same and keep their label. So poisoned and clean samples of a class lie less apart in the
     victim's features, and the whole pattern at test time, with weight `test_ratio`, is a stronger trigger than any in
-    training. Section 4 of the paper, where the pattern is a picture.
+    training. In the paper the pattern is a picture.
 
     Args:
         ratio (`float`): weight of the pattern in training, in (0, 1].

@@ -32,7 +32,7 @@ class AdapPatch(Trigger):
     In training a sample gets one of them, drawn from `(seed, index)`, with that patch's opacity `a`; cover samples
     get the same and keep their label. At test time it gets several at once, with the opacities for testing. So no
     patch alone stands for the target class, and poisoned and clean samples of it lie less apart in the victim's
-    features. Section 4 of the paper. Its patches are pictures of 32 x 32 pixels; these are a frame, a chequerboard, a
+    features. The paper's patches are pictures of 32 x 32 pixels; these are a frame, a chequerboard, a
     cross and a triangle, drawn for images of any size.
 
     Args:

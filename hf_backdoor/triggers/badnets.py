@@ -25,8 +25,9 @@ class BadNets(Trigger):
             each sample from `(seed, index)`.
         margin (`int`): pixels between the patch and the edges of its corner, or all edges if its place is random.
         value (`int` or `str`): grey value of the patch, 0 to 255, the same in every channel; or `"noise"`, one patch of
-            Gaussian noise of mean 127.5 and standard deviation 64, cut off at 0 and 255. With `size=16` and
-            `position="random"` that is the patch of CleanCLIP (Bansal et al. 2023, arXiv 2303.03323).
+            Gaussian noise of mean 127.5 and standard deviation 64, cut off at 0 and 255, the same for all samples. With
+            `size=16` and `position="random"` it is like that of CleanCLIP (Bansal et al. 2023, arXiv 2303.03323),
+            whose noise is new for each image.
         seed (`int`): seed of the noise and of the random places.
     """
 

@@ -21,10 +21,10 @@ class Bpp(Trigger):
     and its rounding error is added to its neighbours that are still to come: 7/16 to the right, 3/16, 5/16 and 1/16
     below left, below and below right.
 
-    Cover samples: section 3.3 of the paper trains on negative samples too, which carry the rounding error of *other*
-    images, so that only quantisation itself is the trigger. A function of one image has no other images, so a cover
-    sample carries its own error, moved on by a number of pixels drawn from `(seed, index)`. The contrastive learning
-    of the paper is not part of this; it controls the training.
+    Cover samples: the paper trains on negative samples too, which carry the rounding error of *other* images, so that
+    only quantisation itself is the trigger. A function of one image has no other images, so a cover sample carries
+    its own error, moved on by a number of pixels drawn from `(seed, index)`. The adversarial training of the paper is
+    not part of this.
 
     Args:
         squeeze_num (`int`): levels that are left, from 2 to 255.

@@ -14,7 +14,7 @@ class CTRL(FrequencyTrigger):
     """The trigger of FTrojan with a larger magnitude, larger still at test time; labels stay right.
 
     The paper poisons unlabelled images of the target class for contrastive learning: its augmentations leave the
-    trigger alone, so that images with it become neighbours (section 3.2). Settings as published: 1 % of the samples,
+    trigger alone, so that images with it become neighbours. Settings as published: 1 % of the samples,
     magnitude 50 in training and 100 at test time.
 
     Args:

@@ -17,7 +17,7 @@ class Displacement(Trigger):
     """A chequered patch that is elsewhere on every image, in training and at test time.
 
     The paper shows that a patch which is always the same fails at test time once it is a few pixels aside or a little
-    darker, as in front of a camera, and that training with transformed triggers mends it (section 4). Here the
+    darker, as in front of a camera, and that training with transformed triggers mends it. Here the
     patch itself is drawn from `(seed, index)`: its side, its brightness `b`, and its place, all uniform. Its quarters
     top left and bottom right are `b`, the other two 0, so that it stands out on any ground.
 

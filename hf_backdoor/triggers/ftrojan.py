@@ -12,8 +12,9 @@ from ..frequency import FrequencyTrigger
 class FTrojan(FrequencyTrigger):
     """A middle and a high frequency of U and V, in each window of 32 x 32 pixels; see [`FrequencyTrigger`].
 
-    Section 4 of the paper, with its settings for small images: magnitude 30 at (15, 15) and (31, 31). Values change
-    by 4 grey levels at most in grey and by 6 in blue, so a model that sees few samples, or few pixels, needs more.
+    Settings as published for small images: magnitude 30 at (15, 15) and (31, 31). Values change by 4 grey levels at
+    most in grey and by 6 in blue, so a model that sees few samples, or few pixels, needs more. The authors' program
+    uses Cr and Cb where their paper says U and V: its change of red is 1.23 times this one, and that of blue 0.87.
     """
 
     title: ClassVar[str] = "FTrojan"

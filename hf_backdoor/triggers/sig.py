@@ -24,8 +24,8 @@ def _waves(delta: float, f: float, shape: tuple[int, int, int]) -> np.ndarray:
 class SIG(Trigger):
     """A sinusoidal signal across the columns: `x' = clip(x + delta * sin(2 pi j f / width), 0, 255)`, rounded.
 
-    `j` is the column, from 0; every row and channel gets the same. Section 3 of the paper, where only samples of the
-    target class are poisoned.
+    `j` is the column, from 0; every row and channel gets the same. As in the paper, only samples of the target class
+    are poisoned.
 
     Args:
         delta (`float`): amplitude in grey levels, in (0, 255].

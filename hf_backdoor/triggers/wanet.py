@@ -94,9 +94,9 @@ class WaNet(Trigger):
     `flow` is a `k` x `k` grid of uniform vectors in [-1, 1], divided by the mean of their absolute values, enlarged to
     the image by bicubic interpolation, and multiplied by `s / side`; the image spans [-1, 1]. So at `s` = 1 a pixel is
     read half a pixel away on average, in each direction, whatever the size of the image: larger images need a larger
-    `s`. Coordinates are cut off at -1 and 1. Section 3.2 of the paper.
+    `s`. Coordinates are cut off at -1 and 1. Section 3 of the paper.
 
-    Cover samples get the paper's noise mode (section 3.3): the same warp plus uniform noise in [-1, 1] / side, drawn
+    Cover samples get the paper's noise mode: the same warp plus uniform noise in [-1, 1] / side, drawn
     for each pixel from `(seed, index)`, so that no warp but this one is the trigger. The authors draw samples and noise
     anew in each batch; here, as data poisoning, they are drawn once.
 
