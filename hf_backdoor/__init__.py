@@ -13,6 +13,7 @@ _HOME = {
     "ScheduleConfig": "super_fine_tuning",
     "SuperFineTuningCallback": "super_fine_tuning",
     "Trigger": "triggers",
+    "from_arrays": "data",
     "load_attack": "attacks",
     "load_data": "data",
     "load_defense": "defenses",
@@ -25,6 +26,7 @@ _HOME = {
     "save_poisoned": "publishing",
     "split_off": "data",
     "triggered": "poisoning",
+    "uncompressed": "data",
 }
 
 __all__ = sorted(_HOME)

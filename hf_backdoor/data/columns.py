@@ -77,6 +77,19 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
     return Columns(input_column, label_column, modality_of(input_column, features[input_column]).name)
 
 
+def image_column_of(features: Features, image_column: str | None = None) -> str:
+    """The image column, as given or as found.
+
+    Raises:
+        InputError: it is missing, or none or several could be meant.
+    """
+    images = [name for name, feature in features.items() if modality_of_or_none(feature) == "image"]
+    name = image_column or _choose("image_column", "an image", images, INPUT_NAMES, features)
+    if _existing("image_column", name, features) not in images:
+        raise InputError("image_column", name, f"holds no images; these do: {', '.join(images) or 'none'}")
+    return name
+
+
 def modality_of_or_none(feature: object) -> str | None:
     """The name of the modality that takes this feature, if any does."""
     return next((modality.name for modality in modalities() if modality.matches(feature)), None)

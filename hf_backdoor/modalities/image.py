@@ -83,12 +83,13 @@ def _change_block(
     block: np.ndarray, shape: tuple[int, int, int], changes: list[Change], index: np.ndarray
 ) -> pa.BinaryArray:
     """Uncompressed images of one size, without a detour over files."""
+    before = pnm.pixels_of(block, shape)
+    if len(changes) == 1 and changes[0][0].all():
+        return pnm.from_pixels(changes[0][1](before, index))
     changed = block.copy()
-    before, after = pnm.pixels_of(block, shape), pnm.pixels_of(changed, shape)
+    after = pnm.pixels_of(changed, shape)
     for mask, function in changes:
-        if mask.all():
-            after[:] = function(before, index)
-        elif mask.any():
+        if mask.any():
             after[mask] = function(before[mask], index[mask])
     return pnm.from_block(changed)
 
