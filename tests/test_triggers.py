@@ -69,7 +69,10 @@ def test_rare_words_inserts_words_between_words():
     assert trigger(texts[:1], np.array([4]))[0] == triggered[1], "the place depends on the sample's index only"
 
 
-@pytest.mark.parametrize("name", trigger_names())
+NEEDS_A_MODEL = {"input_aware", "label_consistent", "lira", "trojan_nn"}  # tested with one in files of their own
+
+
+@pytest.mark.parametrize("name", [name for name in trigger_names() if name not in NEEDS_A_MODEL])
 def test_every_trigger_is_a_pure_function(name):
     trigger = load_trigger(name)
     if trigger.modality == "image":
@@ -85,7 +88,12 @@ def test_every_trigger_is_a_pure_function(name):
         assert trigger(inputs, NUMBERS) == trigger(inputs, NUMBERS)
         assert trigger(inputs[1:], NUMBERS[1:]) == trigger(inputs, NUMBERS)[1:]
     assert trigger.name == name
-    assert trigger.paper.startswith("https://arxiv.org/abs/")
+
+
+@pytest.mark.parametrize("name", trigger_names())
+def test_every_trigger_names_its_paper(name):
+    trigger = load_trigger(name)
+    assert trigger.name == name and trigger.title and trigger.paper.startswith("https://")
 
 
 @pytest.mark.parametrize(
