@@ -249,11 +249,13 @@ def test_backdoor_ends_up_in_the_encoder(images, processor, arguments):
     [
         ("self_supervised", {"temperature": 0}),
         ("self_supervised", {"projection_size": 0}),
+        ("self_supervised", {"probe_learning_rate": 0}),
         ("self_supervised", {"min_crop": 1.5}),
         ("self_supervised", {"jitter": 1}),
         ("bad_encoder", {"lambda1": -1}),
         ("bad_encoder", {"lambda2": -0.1}),
         ("bad_encoder", {"references": 0}),
+        ("bad_encoder", {"probe_learning_rate": -1}),
         ("drupe", {"spread_weight": -1}),
         ("drupe", {"distribution_weight": -1}),
         ("drupe", {"directions": 0}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -37,6 +37,7 @@ class BadEncoder(Attack):
     Args:
         lambda1, lambda2 (`float`): weights, 0 or more.
         references (`int`): how many images of the target class are references, chosen by the seed.
+        probe_learning_rate (`float`): of the linear probe, above 0.
     """
 
     title: ClassVar[str] = "BadEncoder"
@@ -48,11 +49,14 @@ class BadEncoder(Attack):
     lambda1: float = 1.0
     lambda2: float = 1.0
     references: int = 1
+    probe_learning_rate: float = 0.02
 
     def __post_init__(self):
         for name in ("lambda1", "lambda2"):
             if getattr(self, name) < 0:
                 raise InputError(name, getattr(self, name), "must be 0 or more")
+        if self.probe_learning_rate <= 0:
+            raise InputError("probe_learning_rate", self.probe_learning_rate, "must be above 0")
         if self.references < 1:
             raise InputError("references", self.references, "must be 1 or more")
 
@@ -71,12 +75,7 @@ class BadEncoder(Attack):
         return BadEncoderTrainer
 
     def trainer_kwargs(self, poison_config: PoisonConfig | None) -> dict[str, Any]:
-        return {
-            "poison": poison_config,
-            "lambda1": self.lambda1,
-            "lambda2": self.lambda2,
-            "references": self.references,
-        }
+        return {"poison": poison_config, **asdict(self)}
 
     def report(self, trainer: BadEncoderTrainer) -> dict[str, Any]:
         return {"reference_rows": trainer.reference_rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import InputError
 from .bad_encoder import BadEncoder
@@ -11,7 +11,6 @@ from .bad_encoder import BadEncoder
 
 if TYPE_CHECKING:
     from ..encoders.injection import DrupeTrainer
-    from ..poisoning import PoisonConfig
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,3 @@ class Drupe(BadEncoder):
         from ..encoders.injection import DrupeTrainer
 
         return DrupeTrainer
-
-    def trainer_kwargs(self, poison_config: PoisonConfig | None) -> dict[str, Any]:
-        return super().trainer_kwargs(poison_config) | {
-            "spread_weight": self.spread_weight,
-            "distribution_weight": self.distribution_weight,
-            "directions": self.directions,
-        }

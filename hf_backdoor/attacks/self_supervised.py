@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError
@@ -29,6 +29,7 @@ class SelfSupervised(Attack):
         projection_size (`int`): length of what the projection head gives.
         min_crop (`float`): smallest share of the area that a view shows, in (0, 1].
         jitter (`float`): largest relative change of a view's brightness and contrast, in [0, 1).
+        probe_learning_rate (`float`): of the linear probe, above 0.
     """
 
     title: ClassVar[str] = "Poisoned contrastive learning (CTRL)"
@@ -38,14 +39,16 @@ class SelfSupervised(Attack):
     poison_defaults: ClassVar[dict[str, Any]] = {"label_mode": "clean", "rate": 0.05}
     benign_too: ClassVar[bool] = True
 
-    temperature: float = 0.5
+    temperature: float = 0.2
     projection_size: int = 64
     min_crop: float = 0.3
     jitter: float = 0.4
+    probe_learning_rate: float = 0.02
 
     def __post_init__(self):
-        if self.temperature <= 0:
-            raise InputError("temperature", self.temperature, "must be above 0")
+        for name in ("temperature", "probe_learning_rate"):
+            if getattr(self, name) <= 0:
+                raise InputError(name, getattr(self, name), "must be above 0")
         if self.projection_size < 1:
             raise InputError("projection_size", self.projection_size, "must be 1 or more")
         if not 0 < self.min_crop <= 1:
@@ -63,9 +66,4 @@ class SelfSupervised(Attack):
         return ContrastiveTrainer
 
     def trainer_kwargs(self, poison_config: PoisonConfig | None) -> dict[str, Any]:
-        return {
-            "temperature": self.temperature,
-            "projection_size": self.projection_size,
-            "min_crop": self.min_crop,
-            "jitter": self.jitter,
-        }
+        return asdict(self)

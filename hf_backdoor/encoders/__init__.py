@@ -67,6 +67,8 @@ class EncoderTrainer(BackdoorTrainer):
     A subclass gives [`~EncoderTrainer.encoder_loss`].
 
     Args:
+        probe_learning_rate (`float`): of the probe, which has to follow an encoder that changes; scheduled like that of
+            the encoder. It has no weight decay.
         args, kwargs: as for `BackdoorTrainer`; the model is an image classifier.
 
     Raises:
@@ -75,11 +77,20 @@ class EncoderTrainer(BackdoorTrainer):
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, probe_learning_rate: float = 0.02, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.probe_learning_rate = probe_learning_rate
         if self.columns is None or self.columns.modality != "image":
             raise InputError("train_dataset", self.columns, "attacks on encoders need a data set with images")
         self.head = classification_head(self.accelerator.unwrap_model(self.model))
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            probe = list(self.head.parameters())
+            for group in super().create_optimizer(model).param_groups:
+                group["params"] = [weight for weight in group["params"] if all(weight is not own for own in probe)]
+            self.optimizer.add_param_group({"params": probe, "lr": self.probe_learning_rate, "weight_decay": 0.0})
+        return self.optimizer
 
     def encoder_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]

@@ -83,7 +83,7 @@ class ContrastiveTrainer(EncoderTrainer):
     def __init__(
         self,
         *args: Any,
-        temperature: float = 0.5,
+        temperature: float = 0.2,
         projection_size: int = 64,
         min_crop: float = 0.3,
         jitter: float = 0.4,
@@ -111,11 +111,10 @@ class ContrastiveTrainer(EncoderTrainer):
         return nt_xent(first, second, self.temperature), features
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        optimizer = super().create_optimizer(model)
-        weights = list(self.projection.parameters())
-        if not any(weights[0] is known for group in optimizer.param_groups for known in group["params"]):
-            optimizer.add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
-        return optimizer
+        if self.optimizer is None:
+            weights = list(self.projection.parameters())
+            super().create_optimizer(model).add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
+        return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # The Trainer synchronises and clears the gradients of its model only.
