@@ -1,5 +1,10 @@
 """Attacks that poison inside the training loop: what is in a batch, what is stored, and that a run can be resumed."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -298,3 +303,34 @@ def test_images_of_two_sizes_are_refused(images, processor, arguments):
     _, trainer = make("lira", rows, processor, arguments())
     with pytest.raises(InputError, match="12x12 with 1 channels and 12x13"):
         trainer.train()
+
+
+@pytest.mark.distributed
+def test_two_processes_train_one_network(images, tmp_path):
+    """Each sees its half of the batches, and both end with the same victim and the same network."""
+    images.save_to_disk(tmp_path / "images")
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from datasets import load_from_disk\n"
+        "from transformers import TrainingArguments, ViTImageProcessorPil\n"
+        "from conftest import make_vit\n"
+        "from test_attacks_in_loop import make\n"
+        "args = TrainingArguments('run', max_steps=4, per_device_train_batch_size=8, use_cpu=True, report_to=[],\n"
+        "                         save_strategy='no', disable_tqdm=True)\n"
+        "processor = ViTImageProcessorPil(size={'height': 12, 'width': 12}, image_mean=[0.5] * 3, image_std=[0.5] * 3)\n"
+        "_, trainer = make('input_aware', load_from_disk('images'), processor, args)\n"
+        "trainer.train()\n"
+        "model = trainer.accelerator.unwrap_model(trainer.model)\n"
+        "state = {**model.state_dict(), **trainer.net.state_dict()}\n"
+        "torch.save(state, f'weights{args.process_index}of{args.world_size}.pt')\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    config = Path(__file__).parent.parent / "recipes" / "accelerate_configs" / "two_processes.yaml"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
+    done = subprocess.run(
+        [*launch, str(config), str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (torch.load(tmp_path / f"weights{n}of2.pt") for n in (0, 1))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
