@@ -1,0 +1,113 @@
+"""A page that shows what each attack does to an input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cards.rendering import render
+from .catalog import Entry, shown
+from .errors import InputError
+from .modalities.image import to_array
+from .triggers import Trigger
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SENTENCES = (
+    "The battery lasts all day, and the screen is bright.",
+    "I would not go back to this restaurant.",
+    "Great cast, but the story made no sense at all.",
+)
+INDEX = 3  # of the sample that is shown, for triggers that differ from sample to sample
+
+
+def write_gallery(
+    folder: Path, entries: list[Entry], pictures: list[Any], learned: dict[str, Trigger], command: str
+) -> Path:
+    """Writes `README.md` with a picture, or with sentences, for every attack.
+
+    Args:
+        folder (`Path`): to write to; made if need be.
+        entries: from [`~hf_backdoor.catalog.catalog`].
+        pictures: PIL images to show the image attacks on.
+        learned: triggers that are made by training or need a model, by the name of the attack.
+        command (`str`): that made the page.
+
+    Returns:
+        Path of the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = [to_array(picture) for picture in pictures]
+    items = []
+    for entry in entries:
+        item = {
+            "entry": entry, "settings": shown(entry.settings), "poison": shown(entry.poison), "picture": None,
+            "sentences": [], "missing": None, "setting": None,
+        }  # fmt: skip
+        try:
+            trigger = learned.get(entry.name) or entry.trigger()
+            item["setting"] = trigger_settings(trigger, entry)
+            if trigger.modality == "image":
+                item["picture"] = f"{entry.name}.png"
+                draw(folder / item["picture"], trigger, arrays)
+            else:
+                index = np.arange(INDEX, INDEX + len(SENTENCES))
+                item["sentences"] = list(zip(SENTENCES, trigger.at_test()(list(SENTENCES), index), strict=True))
+        except InputError as error:
+            item["missing"], item["picture"] = str(error), None
+        items.append(item)
+    page = folder / "README.md"
+    page.write_text(render("gallery.md", items=items, command=command), encoding="utf-8")
+    return page
+
+
+def trigger_settings(trigger: Trigger, entry: Entry) -> str | None:
+    """Which of the settings that are shown are not the defaults, if any."""
+    usual = entry.settings
+    other = {
+        name: Path(value).name if isinstance(value, str) and Path(value).exists() else value
+        for name, value in trigger.to_dict().items()
+        if name not in ("name", "version") and usual.get(name) != value
+    }
+    return shown(other) or None
+
+
+def draw(path: Path, trigger: Trigger, arrays: list[np.ndarray]) -> None:
+    """Clean, as in training, as at test, and the difference at test enlarged; a row an image.
+
+    Args:
+        path (`Path`): of the picture.
+        trigger: an image trigger.
+        arrays: uint8 `(height, width, channels)`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    stages = {"poisoned": trigger}
+    if trigger.at_test() != trigger:
+        stages = {"poisoned for training": trigger, "triggered at test": trigger.at_test()}
+    figure = Figure(figsize=(1.75 * (len(stages) + 2), 1.95 * len(arrays)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(arrays), len(stages) + 2, squeeze=False)
+    for row, array in zip(axes, arrays, strict=True):
+        _show(row[0], array, "clean")
+        for axis, (title, stage) in zip(row[1:], stages.items(), strict=False):
+            changed = stage(array[None], np.array([INDEX]))[0]
+            _show(axis, changed, title)
+        difference = changed.astype(np.int16) - array
+        largest = max(1, np.abs(difference).max())
+        enlarged = 127.5 * (1 + difference / largest)
+        _show(row[-1], enlarged.astype(np.uint8), f"difference, largest {largest}")
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+
+
+def _show(axis: Axes, array: np.ndarray, title: str) -> None:
+    pixels = array[:, :, 0] if array.shape[2] == 1 else array
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set_title(title, fontsize=8)
+    axis.set_xticks([])
+    axis.set_yticks([])
