@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Image, load_dataset
 
-from hf_backdoor import InputError, PoisonConfig, load_trigger, poison, save_poisoned, triggered
+from hf_backdoor import (
+    InputError,
+    PoisonConfig,
+    from_arrays,
+    load_trigger,
+    poison,
+    save_poisoned,
+    triggered,
+    uncompressed,
+)
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.modalities.image import to_array
 from hf_backdoor.poisoning import select_samples
@@ -219,3 +228,86 @@ def test_bad_data_are_explained(images, sentences):
         poison(poison(images, config()), config())
     with pytest.raises(InputError, match="every sample is of this class"):
         triggered(images.filter(lambda row: row["label"] == 0), config())
+
+
+def arrays(channels, count=50):
+    return np.random.default_rng(0).integers(0, 256, (count, 9, 11, channels)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_uncompressed_images_are_images_like_any_other(channels, tmp_path):
+    pixels = arrays(channels)
+    data = from_arrays(pixels, np.arange(50) % 2, ["even", "odd"])
+    assert isinstance(data.features["image"], Image) and data.features["label"].names == ["even", "odd"]
+    assert data[3]["image"].mode == ("L" if channels == 1 else "RGB")
+    data.to_parquet(tmp_path / "data.parquet")
+    loaded = load_dataset("parquet", data_files=str(tmp_path / "data.parquet"), cache_dir=str(tmp_path), split="train")
+    assert (np.stack([to_array(picture) for picture in loaded["image"]]) == pixels).all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_uncompressed_and_png_columns_are_poisoned_alike(images, rate):
+    settings = config(rate=rate, cover_rate=0.1)
+    fast = poison(uncompressed(images), settings)
+    slow = poison(images, settings)
+    assert fast.features == slow.features
+    for one, other in zip(fast, slow, strict=True):
+        assert (to_array(one.pop("image")) == to_array(other.pop("image"))).all()
+        assert one == other
+    stored = fast.cast_column("image", Image(decode=False))[0]["image"]["bytes"]
+    assert stored.startswith(b"P5\n12 12\n255\n") and len(stored) == 13 + 144, "still uncompressed"
+
+
+def test_a_selection_of_uncompressed_rows_in_another_order_is_poisoned_right():
+    data = from_arrays(arrays(3), np.arange(50) % 2).select([40, 3, 17, 8, 21]).filter(lambda row: row["label"] == 1)
+    pixels = [to_array(picture) for picture in data["image"]]
+    attacked = triggered(data, config())
+    assert attacked["index"][:] == [0, 1, 2]
+    for row, before in zip(attacked, pixels, strict=True):
+        assert (to_array(row["image"]) == load_trigger("badnets", size=2)(before[None], np.zeros(1, int))[0]).all()
+
+
+def test_uncompressed_images_of_several_sizes(tmp_path):
+    from PIL import Image as Pictures
+
+    pictures = [Pictures.fromarray(arrays(3)[0]), Pictures.fromarray(arrays(1)[0, :5, :, 0])]
+    mixed = Dataset.from_dict({"image": pictures, "label": [1, 1]}).cast_column("image", Image())
+    attacked = triggered(uncompressed(mixed), config())
+    for row, picture in zip(attacked, pictures, strict=True):
+        expected = load_trigger("badnets", size=2)(to_array(picture)[None], np.zeros(1, int))[0]
+        assert (to_array(row["image"]) == expected).all()
+
+
+def test_image_files_are_taken_into_the_poisoned_set(tmp_path):
+    from PIL import Image as Pictures
+
+    for number in range(4):
+        Pictures.fromarray(arrays(3)[number]).save(tmp_path / f"{number}.png")
+    rows = {"image": [str(tmp_path / f"{number}.png") for number in range(4)], "label": [0, 1, 1, 1]}
+    data = Dataset.from_dict(rows).cast_column("image", Image())
+    poisoned = poison(data, config(rate=0.25))
+    for number in range(4):
+        (tmp_path / f"{number}.png").unlink()
+    assert (to_array(poisoned[0]["image"]) == arrays(3)[0]).all()
+    assert len(list(poisoned)) == 4
+
+
+@pytest.mark.parametrize(
+    ("images_given", "labels", "message"),
+    [
+        (np.zeros((2, 4, 4, 3)), [0, 1], "must be uint8"),
+        (np.zeros((2, 4, 4, 2), np.uint8), [0, 1], "must be uint8"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 1, 1], "must be 2 whole numbers"),
+        (np.zeros((2, 4, 4), np.uint8), [0.5, 1], "must be 2 whole numbers"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 5], "too large for 2 class names"),
+    ],
+)
+def test_bad_arrays_are_explained(images_given, labels, message):
+    with pytest.raises(InputError, match=message):
+        from_arrays(images_given, labels, ["a", "b"])
+
+
+def test_two_processes_poison_alike(images):
+    one, two = poison(images, config()), poison(images, config(), num_proc=2)
+    assert one["index"][:] == two["index"][:] and one["is_poisoned"][:] == two["is_poisoned"][:]
+    assert all((to_array(a) == to_array(b)).all() for a, b in zip(one["image"], two["image"], strict=True))
