@@ -49,13 +49,13 @@ def test_cover_samples_do_not_change_which_samples_are_poisoned(images):
 def test_confidence_takes_the_samples_nearest_to_the_target(images, tiny_vit, processor, tmp_path):
     import torch
 
-    tiny_vit.save_pretrained(tmp_path / "clean")
+    tiny_vit().save_pretrained(tmp_path / "clean")
     processor.save_pretrained(tmp_path / "clean")
     sampler = load_sampler("confidence", model=str(tmp_path / "clean"), batch_size=64)
     chosen = flags(poison(images, PoisonConfig(BADNETS, target_label=2, rate=0.05, sampler=sampler)))
     pictures = [picture.convert("RGB" if len(processor.image_mean) == 3 else "L") for picture in images["image"]]
     with torch.no_grad():
-        chances = tiny_vit.eval()(**processor(pictures, return_tensors="pt")).logits.softmax(-1).numpy()
+        chances = tiny_vit().eval()(**processor(pictures, return_tensors="pt")).logits.softmax(-1).numpy()
     labels = np.array(images["label"])
     gap = np.abs(chances[np.arange(len(labels)), labels] - chances[:, 2])
     others = labels != 2
