@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from .tasks import Task
     from .trainer import BackdoorTrainer
 
 
@@ -36,25 +37,26 @@ def measure(trainer: BackdoorTrainer) -> dict[str, Any] | None:
 
 
 @torch.no_grad()
-def predict(model: PreTrainedModel, collate: Any, dataset: Dataset) -> np.ndarray:
+def predict(model: PreTrainedModel, task: Task, collate: Any, dataset: Dataset) -> np.ndarray:
     """Classes, int64 `(samples,)`, that a model gives to a small data set, in one batch."""
+    task.prepare_evaluation(model, dataset)
     batch = collate([dataset[position] for position in range(len(dataset))])
-    batch.pop("labels")
     was_training = model.training
     model.eval()
-    logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
+    logits = task.logits(model, {name: value.to(model.device) for name, value in batch.items()})
     model.train(was_training)
     return logits.argmax(-1).cpu().numpy()
 
 
 def example_rows(
-    models: dict[str, PreTrainedModel], collate: Any, clean: Dataset, attacked: Dataset, count: int = 8
+    models: dict[str, PreTrainedModel], task: Task, collate: Any, clean: Dataset, attacked: Dataset, count: int = 8
 ) -> list[dict[str, Any]]:
     """The first test samples of `count` different classes, clean and triggered, with what each model says of them.
 
     Args:
         models: by name.
-        collate: the task's collator.
+        task: of the models, with classes for labels.
+        collate: its collator.
         clean: clean test set, from which `attacked` was made.
         attacked: its triggered twin.
 
@@ -68,7 +70,7 @@ def example_rows(
     row_of = {number: row for row, number in enumerate(sample_index(clean).tolist())}
     clean = clean.select([row_of[number] for number in attacked["index"]])
     said = {
-        name: {"clean": predict(model, collate, clean), "triggered": predict(model, collate, attacked)}
+        name: {kind: predict(model, task, collate, rows) for kind, rows in (("clean", clean), ("triggered", attacked))}
         for name, model in models.items()
     }
     return [

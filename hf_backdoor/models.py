@@ -95,22 +95,25 @@ def label_maps(names: list[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
-def from_scratch(auto_class: str, architecture: str, settings: dict[str, Any], names: list[str]) -> PreTrainedModel:
-    """A classifier with random weights.
+def from_scratch(
+    auto_class: str, architecture: str, settings: dict[str, Any], names: list[str] | None
+) -> PreTrainedModel:
+    """A model with random weights.
 
     Args:
         auto_class (`str`): e.g. `"AutoModelForImageClassification"`.
         architecture (`str`): model type, e.g. `"vit"`.
         settings (`dict`): for its configuration.
-        names (`list[str]`): of the classes.
+        names (`list[str]`, *optional*): of the classes, for a classifier.
 
     Raises:
         InputError: unknown architecture, or one that is no such classifier, or settings that do not fit together.
     """
     import transformers
 
+    head = label_maps(names) if names is not None else {}
     try:
-        config = transformers.AutoConfig.for_model(architecture, **settings, **label_maps(names))
+        config = transformers.AutoConfig.for_model(architecture, **settings, **head)
         return getattr(transformers, auto_class).from_config(config)
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

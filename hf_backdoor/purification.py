@@ -206,7 +206,7 @@ def purify(
         examples = []
         if attacked is not None:
             models = {"before": suspect.to(purified.device), "after": purified}
-            examples = example_rows(models, trainer.data_collator, test_dataset, attacked)
+            examples = example_rows(models, trainer.task, trainer.data_collator, test_dataset, attacked)
         write_card(output_dir, results, examples)
     trainer.accelerator.wait_for_everyone()
     return Purification(purified, results, output_dir)

@@ -14,7 +14,7 @@ from .checkpoints import ReliableCheckpoints
 from .data.columns import Columns, resolve_columns
 from .errors import InputError
 from .metrics import attack_success_rate, clean_accuracy, robust_accuracy
-from .tasks import task_for
+from .tasks import Task, task_for
 
 
 def predicted_classes(predictions: Any) -> np.ndarray:
@@ -47,9 +47,14 @@ class BackdoorTrainer(ReliableCheckpoints):
         augmentations (`list[str]`, *optional*): variations to train with, by the names that the task gives them, e.g.
             `["horizontal_flip"]`. Evaluation is without.
         input_column, label_column (`str`, *optional*): found when not given. Not used with a `data_collator`.
+        task ([`~hf_backdoor.tasks.Task`] or `str`, *optional*): what the model is for, e.g.
+            `"zero-shot-image-classification"`; by the kind of data when not given. Not used with a `data_collator`.
 
     Raises:
-        InputError: the columns are not there.
+        InputError: the columns are not there, or the task does not take them.
+
+    A task with a loss of its own, such as a contrastive one, compares the samples of one micro-batch: accumulated
+    batches and several processes are then not the same as one large batch.
 
     Example:
 
@@ -76,6 +81,7 @@ class BackdoorTrainer(ReliableCheckpoints):
         augmentations: Sequence[str] = (),
         input_column: str | None = None,
         label_column: str | None = None,
+        task: Task | str | None = None,
         **kwargs: Any,
     ):
         self.triggered_dataset = triggered_dataset
@@ -88,9 +94,11 @@ class BackdoorTrainer(ReliableCheckpoints):
         if isinstance(some_dataset, dict):
             some_dataset = next(iter(some_dataset.values()))
         self.columns: Columns | None = None
+        self.task: Task | None = None
         if kwargs.get("data_collator") is None and hasattr(some_dataset, "features"):
             self.columns = resolve_columns(some_dataset.features, input_column, label_column)
-            self.task = task_for(self.columns)
+            self.task = task_for(self.columns, task)
+            self.task.prepare(kwargs.get("processing_class"), self.columns, some_dataset)
             kwargs["data_collator"] = self.task.collator(kwargs.get("processing_class"), self.columns)
             if args is not None:
                 args.remove_unused_columns = False  # the collator reads the image or the text
@@ -102,6 +110,30 @@ class BackdoorTrainer(ReliableCheckpoints):
                 known = ", ".join(self.task.augmentations) if self.columns else "none, with a data_collator of your own"
                 raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
+        if self._task_has_loss:
+            self.label_names = ["labels"]
+            self.loss_is_scaled_for_ga = False
+            if self.args.per_device_train_batch_size < self.task.smallest_batch:
+                raise InputError(
+                    "per_device_train_batch_size", self.args.per_device_train_batch_size, f"the loss of "
+                    f"{self.task.pipeline_tag} compares samples; raise it to {self.task.smallest_batch} or more"
+                )  # fmt: skip
+
+    @property
+    def _task_has_loss(self) -> bool:
+        return self.task is not None and self.task.own_loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As `Trainer.compute_loss`; by the task where that has a loss of its own."""
+        if not self._task_has_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if model.training:
+            return self.task.loss(model, inputs)
+        logits = self.task.logits(self.accelerator.unwrap_model(model), inputs)
+        loss = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"])
+        return (loss, {"logits": logits}) if return_outputs else loss
 
     def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch under the chosen augmentations, drawn from torch's global generator."""
@@ -132,6 +164,9 @@ class BackdoorTrainer(ReliableCheckpoints):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
+        if self.task is not None:
+            attacked = self.triggered_dataset if self._triggered_pass_due else None
+            self.task.prepare_evaluation(self.accelerator.unwrap_model(self.model), dataloader.dataset, attacked)
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         if description == "Prediction" or output.label_ids is None or np.ndim(output.label_ids) != 1:
             return output
@@ -157,7 +192,8 @@ class BackdoorTrainer(ReliableCheckpoints):
         finally:
             self.compute_metrics = user_metrics
         classes = predicted_classes(output.predictions)
-        truth = np.asarray(self.triggered_dataset["original_label"])
+        truth = self.triggered_dataset["original_label"]
+        truth = np.asarray(truth if self.task is None else self.task.label_numbers(truth))
         targets = np.asarray(output.label_ids)
         return {
             "attack_success_rate": attack_success_rate(classes, truth, targets),

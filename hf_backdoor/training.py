@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from .attacks import Attack
 from .cards import write_card
-from .data.columns import class_names, resolve_columns
+from .data.columns import resolve_columns
+from .errors import InputError
 from .measuring import measure
-from .models import check_head
 from .poisoning import PoisonConfig, triggered
 from .purification import training_report
 from .results import RESULTS_FILE, describe_run, local_name, write_json
+from .tasks import Task, task_for
+from .trainer import BackdoorTrainer
 
 
 if TYPE_CHECKING:
@@ -36,32 +38,42 @@ def train_classifier(
     augmentations: Sequence[str] = (),
     input_column: str | None = None,
     label_column: str | None = None,
+    task: Task | str | None = None,
     data_name: str | None = None,
 ) -> dict[str, Any]:
-    """Trains a classifier on a data set that it poisons first, measures it, and saves it in `args.output_dir`.
+    """Trains a model on a data set that it poisons first, measures it, and saves it in `args.output_dir`.
 
     Args:
-        model: a classifier with as many classes as the data set; trained in place.
+        model: a classifier with as many classes as the data set, or what the task is for; trained in place.
         args: of the Trainer.
         train_dataset: clean; poisoned here with `attack`.
-        processing_class: image processor or tokenizer.
+        processing_class: image processor or tokenizer, or both in one.
         test_dataset (*optional*): clean test set, for CA, and triggered with `attack`, for ASR and RA.
         attack (*optional*): without it the model is benign.
         how ([`~hf_backdoor.attacks.Attack`], *optional*): how the attacker trains; as usual when not given.
         poisoned (`bool`): `False` trains on clean data and measures with `attack` all the same, for a benign model to
             compare with.
         augmentations (`list[str]`): to train with; see [`~hf_backdoor.trainer.BackdoorTrainer`].
+        task (*optional*): see [`~hf_backdoor.trainer.BackdoorTrainer`].
         data_name (`str`, *optional*): for the card.
 
     Returns:
         The results, as in `results.json`; under `victim` (or `benign`) what was measured.
+
+    Raises:
+        InputError: model, data, attack and task do not fit together.
     """
     columns = resolve_columns(train_dataset.features, input_column, label_column)
     given = {"input_column": columns.input, "label_column": columns.label}
-    names = class_names(train_dataset, columns.label)
-    check_head(model, names)
+    task = task_for(columns, task)
+    names = task.label_names(train_dataset, columns)
+    task.check_model(model, names)
     poison_here = attack is not None and poisoned
     how = how if how is not None and (poison_here or how.benign_too) else Attack()
+    if task.own_loss and how.trainer_class() is not BackdoorTrainer:
+        raise InputError(
+            "attack", how.name, f"has a training of its own, which {task.pipeline_tag} has too; take one that only poisons data"
+        )
     if test_dataset is None:
         args.eval_strategy = "no"
     measured = attack is not None and test_dataset is not None
@@ -75,6 +87,7 @@ def train_classifier(
         triggered_dataset=triggered(test_dataset, attack, **given) if measured and not learning else None,
         processing_class=processing_class,
         augmentations=augmentations,
+        task=task,
         callbacks=how.callbacks(its_poison),
         **given,
         **how.trainer_kwargs(its_poison),
@@ -92,7 +105,7 @@ def train_classifier(
         task=trainer.task.pipeline_tag,
         seed=args.seed,
         data={"name": local_name(data_name)},
-        clean_data={"samples": len(train_dataset), "classes": names},
+        clean_data={"samples": len(train_dataset), "classes": [] if columns.captions else names},
         attack={**attack.to_dict(), "training": how.to_dict() | how.report(trainer)} if poison_here else None,
         training=training_report(trainer),
         **{"victim" if poison_here else "benign": measure(trainer)},

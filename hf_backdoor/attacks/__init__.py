@@ -32,7 +32,9 @@ class Attack:
         title (`str`): its name in the literature.
         paper (`str`): where it comes from.
         modality (`str`): of the models it is for.
+        task (`str`, *optional*): what the victim is for, by the Hub's name, where the data do not say it.
         default_trigger (`str`): the trigger, unless the user names another.
+        trigger_defaults (`dict`): its settings in the paper, where they are not the usual ones.
         poison_defaults (`dict`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that the paper uses, over those
             of the trigger.
         learns_trigger (`bool`): training also makes the trigger, see [`~Attack.learned_trigger`].
@@ -42,7 +44,9 @@ class Attack:
     title: ClassVar[str] = "Data poisoning"
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = ""
+    task: ClassVar[str | None] = None
     default_trigger: ClassVar[str] = "badnets"
+    trigger_defaults: ClassVar[dict[str, Any]] = {}
     poison_defaults: ClassVar[dict[str, Any]] = {}
     learns_trigger: ClassVar[bool] = False
     benign_too: ClassVar[bool] = False
@@ -131,7 +135,9 @@ def load_attack(name: str, **settings: Any) -> tuple[Attack, Trigger]:
     fields = {item.name for item in dataclasses.fields(kind)}
     own = {key: value for key, value in settings.items() if key in fields}
     others = {key: value for key, value in settings.items() if key not in fields}
-    trigger = load_trigger(others.pop("trigger", kind.default_trigger), **others)
+    name = others.pop("trigger", kind.default_trigger)
+    defaults = kind.trigger_defaults if name == kind.default_trigger else {}
+    trigger = load_trigger(name, **defaults | others)
     return plugins.build(kind, own, "attack_args"), trigger
 
 

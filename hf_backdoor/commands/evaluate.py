@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ..config import ConfigParser
 from ..errors import InputError
-from .options import AttackOptions, DataOptions, option
+from .options import AttackOptions, DataOptions, TaskOptions, option
 
 
 @dataclass
-class EvaluateOptions(DataOptions, AttackOptions):
+class EvaluateOptions(DataOptions, TaskOptions, AttackOptions):
     """The model and what to measure it on."""
 
     model: str | None = option(None, "Folder or Hub id of the model.")
@@ -31,12 +31,10 @@ def main(argv: list[str]) -> None:
     from transformers import TrainingArguments
 
     from ..cards.rendering import measures_table
-    from ..data import class_names, pick_split, resolve_columns
+    from ..data import pick_split, resolve_columns
     from ..measuring import measure
-    from ..models import check_head
     from ..poisoning import triggered
     from ..results import describe_run, local_name, write_json
-    from ..tasks import task_for
     from ..trainer import BackdoorTrainer
 
     (options,) = ConfigParser([EvaluateOptions], "hf-backdoor evaluate", __doc__).parse(argv)
@@ -44,9 +42,9 @@ def main(argv: list[str]) -> None:
         raise InputError("model", None, "name a model with --model")
     dataset = pick_split(options.load(), options.split, ("test", "validation"), "split")
     columns = resolve_columns(dataset.features, **options.columns())
-    task = task_for(columns)
+    task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
     model = task.load_model(options.model, allow_pickle=options.allow_pickle)
-    check_head(model, class_names(dataset, columns.label))
+    task.check_model(model, task.label_names(dataset, columns))
     attack = options.poison_config(dataset, columns.label, options.seed) if options.measures_attack else None
     with tempfile.TemporaryDirectory() as scratch:
         trainer = BackdoorTrainer(
@@ -55,6 +53,7 @@ def main(argv: list[str]) -> None:
             eval_dataset=dataset,
             triggered_dataset=triggered(dataset, attack, **options.columns()) if attack else None,
             processing_class=task.load_processor(options.model),
+            task=task,
             **options.columns(),
         )
         measured = measure(trainer)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
     from ..attacks import Attack
+    from ..data import Columns
     from ..poisoning import PoisonConfig
+    from ..tasks import Task
     from ..triggers import Trigger
 
 
@@ -36,7 +38,7 @@ class DataOptions:
     """Where the data are and which columns count."""
 
     dataset: str | None = option(
-        None, "fashion_mnist_mini (in the package), a parquet/csv/json file, a folder, or a Hub id."
+        None, "fashion_mnist_mini or another one of the package, a parquet/csv/json file, a folder, or a Hub id."
     )
     dataset_config: str | None = option(None, "Configuration of a Hub data set.")
     image_column: str | None = option(None, "Image column; found when there is one.")
@@ -76,6 +78,21 @@ def test_set(data: DatasetDict, split: str | None, *, required: bool = False) ->
 
 
 @dataclass
+class TaskOptions:
+    """What the model is for."""
+
+    task: str | None = option(
+        None, "The Hub's name of it, e.g. zero-shot-image-classification; the default is that of the data and attack."
+    )
+
+    def chosen_task(self, columns: Columns, attack: Attack | None) -> Task:
+        """The task that is named, else that of the attack, else that of the data."""
+        from ..tasks import task_for
+
+        return task_for(columns, self.task or (attack.task if attack else None))
+
+
+@dataclass
 class AttackOptions:
     """The attack."""
 
@@ -84,7 +101,9 @@ class AttackOptions:
         None, "Or the folder of a victim or of poisoned data: the attack that was used there, with all its settings."
     )
     attack_args: list[str] = option([], "Its settings as name=value, e.g. size=4 position=top-left.")
-    target_label: str = option("0", "Class that triggered inputs are to be given: its number or name.")
+    target_label: str = option(
+        "0", "Class that triggered inputs are to be given: its number or name; or the word captions are to name."
+    )
     rate: float | None = option(None, "Share of all training samples that are poisoned; the attack's own, mostly 0.1.")
     label_mode: str | None = option(
         None, "dirty relabels samples of other classes, clean takes samples of the target; the default is the attack's."

@@ -10,11 +10,11 @@ from typing import Any
 
 from ..config import ConfigParser, parse_assignments
 from ..errors import InputError
-from .options import AttackOptions, DataOptions, option, test_set
+from .options import AttackOptions, DataOptions, TaskOptions, option, test_set
 
 
 @dataclass
-class TrainOptions(DataOptions, AttackOptions):
+class TrainOptions(DataOptions, TaskOptions, AttackOptions):
     """The model, the data and the attack."""
 
     model: str | None = option(None, "Folder or Hub id of a model to start from.")
@@ -45,10 +45,8 @@ TRAINING_DEFAULTS = {
 def main(argv: list[str]) -> None:
     from transformers import set_seed
 
-    from ..data import class_names, pick_split, resolve_columns, split_off
-    from ..models import label_maps
+    from ..data import pick_split, resolve_columns, split_off
     from ..purification import check_output
-    from ..tasks import task_for
     from ..training import train_classifier
     from .training_options import TrainerOptions
 
@@ -66,21 +64,17 @@ def main(argv: list[str]) -> None:
     test = test_set(data, options.test_split)
     columns = resolve_columns(train.features, **options.columns())
     attack = options.poison_config(train, columns.label, args.seed) if options.measures_attack else None
-    task = task_for(columns)
+    how = options.load_attack()[0] if options.attack else None
+    task = options.chosen_task(columns, how)
     set_seed(args.seed)
     if (options.model is None) == (options.architecture is None):
         raise InputError("model", options.model, "give either a model to start from or an architecture")
     if options.model is not None:
-        names = class_names(train, columns.label)
-        # Labels that are bare numbers leave the model's own names alone.
-        labels = label_maps(names) if hasattr(train.features[columns.label], "names") else {"num_labels": len(names)}
-        model = task.load_model(
-            options.model, allow_pickle=options.allow_pickle, ignore_mismatched_sizes=True, **labels
-        )
+        model = task.load_to_train(options.model, train, columns, allow_pickle=options.allow_pickle)
         processor = task.load_processor(options.model)
     else:
         settings = parse_assignments(options.architecture_args, "architecture_args")
-        model, processor = task.from_scratch(options.architecture, settings, class_names(train, columns.label))
+        model, processor = task.from_scratch(options.architecture, settings, task.label_names(train, columns))
     results = train_classifier(
         model,
         args,
@@ -88,9 +82,10 @@ def main(argv: list[str]) -> None:
         processing_class=processor,
         test_dataset=test,
         attack=attack,
-        how=options.load_attack()[0] if options.attack else None,
+        how=how,
         poisoned=options.poisoned,
         augmentations=options.augmentations,
+        task=task,
         data_name=options.dataset,
         **options.columns(),
     )

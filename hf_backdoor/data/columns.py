@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 
 LABEL_NAMES = ("label", "labels", "target", "class", "fine_label", "coarse_label")
-CAPTION_NAMES = ("caption", "text")
+CAPTION_NAMES = ("caption", "text", "description", "alt_text")
 ADDED_LABEL = "original_label"  # by poisoning, beside the label that counts
 INPUT_NAMES = ("image", "img", "picture", "text", "sentence", "content", "review")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the two columns that matter, and the modality of the input."""
+    """Names of the two columns that matter, the modality of the input, and whether captions stand for labels."""
 
     input: str
     label: str
     modality: str
+    captions: bool = False
 
 
 def _existing(field: str, name: str, features: Features) -> str:
@@ -74,7 +75,9 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
             labels, usual = [name for name in captions if name != ADDED_LABEL], CAPTION_NAMES
         label_column = _choose("label_column", "the label", labels, usual, features)
     _existing("label_column", label_column, features)
-    return Columns(input_column, label_column, modality_of(input_column, features[input_column]).name)
+    modality = modality_of(input_column, features[input_column]).name
+    captions = modality == "image" and modality_of_or_none(features[label_column]) == "text"
+    return Columns(input_column, label_column, modality, captions)
 
 
 def image_column_of(features: Features, image_column: str | None = None) -> str:

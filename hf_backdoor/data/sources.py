@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from .columns import resolve_columns
+from .columns import CAPTION_NAMES, resolve_columns
 
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json"
 
 
 def load_data(source: str, config_name: str | None = None) -> DatasetDict:
-    """Loads a data set with all its splits; string labels become a `ClassLabel`.
+    """Loads a data set with all its splits.
 
     Args:
-        source (`str`): one of `PACKAGED`, inside the package, e.g. `"fashion_mnist_mini"` (10,000 and 2,000 images) or
-            `"sentiment_sentences"` (2,400 and 600 sentences); a parquet, csv, tsv or json(l) file; a folder with such
+        source (`str`): one of `PACKAGED`, inside the package: `"fashion_mnist_mini"` (10,000 and 2,000 images),
+            `"sentiment_sentences"` (2,400 and 600 sentences), `"emoji_captions"` (1,204 and 173 pictures with their
+            names); a parquet, csv, tsv or json(l) file; a folder with such
             files, with one sub-folder of images a class, or written by `save_to_disk`; or the id of a data set on the
             Hub.
         config_name (`str`, *optional*): configuration of a data set on the Hub.
@@ -86,9 +87,9 @@ def pick_split(data: DatasetDict, split: str | None, usual: tuple[str, ...], fie
 
 
 def with_class_labels(dataset: Dataset, label_column: str) -> Dataset:
-    """String labels as a `ClassLabel`, others as they are."""
+    """String labels as a `ClassLabel`, others as they are; so are captions, in a column that is called like one."""
     feature = dataset.features[label_column]
-    if getattr(feature, "dtype", None) == "string":
+    if getattr(feature, "dtype", None) == "string" and label_column not in CAPTION_NAMES:
         return dataset.class_encode_column(label_column)
     return dataset
 

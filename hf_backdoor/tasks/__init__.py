@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..data.columns import Columns
+from ..data.columns import Columns, class_names
 from ..errors import InputError
-from ..models import from_scratch, load_pretrained
+from ..models import check_head, from_scratch, label_maps, load_pretrained
 from ..plugins import find, names
 
 
 if TYPE_CHECKING:
     import torch
+    from datasets import Dataset
     from transformers import PreTrainedModel
 
 
 class Task(ABC):
-    """Loading, collation and augmentation for one kind of model.
+    """Loading, collation, augmentation, loss and predictions for one kind of model.
+
+    [`~hf_backdoor.trainer.BackdoorTrainer`] calls `prepare` and `collator` once, then `loss` for each training batch
+    where the task has one of its own, and for each evaluation `prepare_evaluation` and, batch by batch, `logits`. An
+    object may remember what it is told there, so it serves one Trainer.
 
     Attributes:
         modality (`str`): of the input column.
@@ -27,6 +32,11 @@ class Task(ABC):
         continuous_input (`str`, *optional*): the model's input that can be mixed and perturbed, of shape
             `(batch, channels, height, width)`, where there is one.
         augmentations (`dict`): random variations of that input, by name.
+        has_head (`bool`): the model has an output for each class.
+        takes_captions (`bool`): captions can stand for labels.
+        own_loss (`bool`): the loss comes from [`~Task.loss`] and the predictions from [`~Task.logits`], else both from
+            the model.
+        smallest_batch (`int`): how many samples a training batch needs.
     """
 
     modality: ClassVar[str]
@@ -35,10 +45,24 @@ class Task(ABC):
     pipeline_tag: ClassVar[str]
     continuous_input: ClassVar[str | None] = None
     augmentations: ClassVar[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {}
+    has_head: ClassVar[bool] = True
+    takes_captions: ClassVar[bool] = False
+    own_loss: ClassVar[bool] = False
+    smallest_batch: ClassVar[int] = 1
 
     def load_model(self, source: str, **kwargs: Any) -> PreTrainedModel:
         """See [`~hf_backdoor.models.load_pretrained`]."""
         return load_pretrained(self.model_class, source, **kwargs)
+
+    def load_to_train(self, source: str, dataset: Dataset, columns: Columns, **kwargs: Any) -> PreTrainedModel:
+        """A model to go on from, with a new head where the classes of the data set are others."""
+        if not self.has_head:
+            return self.load_model(source, **kwargs)
+        names = self.label_names(dataset, columns)
+        # Labels that are bare numbers leave the model's own names alone.
+        named = hasattr(dataset.features[columns.label], "names")
+        head = label_maps(names) if named else {"num_labels": len(names)}
+        return self.load_model(source, ignore_mismatched_sizes=True, **head, **kwargs)
 
     def load_processor(self, source: str) -> Any:
         """The image processor or tokenizer that came with the model."""
@@ -57,22 +81,87 @@ class Task(ABC):
     def collator(self, processor: Any, columns: Columns) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
         """A function from rows of a data set to a batch for the model, with `labels` (int64, `(batch,)`)."""
 
+    def label_names(self, dataset: Dataset, columns: Columns) -> list[str]:
+        """Names of what a label can say: the classes, in the order of their numbers, or the captions."""
+        return class_names(dataset, columns.label)
+
+    def check_model(self, model: PreTrainedModel, names: list[str]) -> None:
+        """Whether the model fits the task and the names of the labels.
+
+        Raises:
+            InputError: it does not.
+        """
+        check_head(model, names)
+
+    def prepare(self, processor: Any, columns: Columns, dataset: Dataset) -> None:
+        """Told which data are coming, before anything else.
+
+        Args:
+            processor: image processor, tokenizer, or both in one.
+            columns: of all data sets.
+            dataset: one of them, for the names of the classes.
+        """
+        self.processor, self.columns = processor, columns
+
+    def loss(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """For `own_loss`: the mean loss of a batch, a scalar.
+
+        Args:
+            model: in training mode, wrapped for distributed training or not.
+            inputs: what the collator made, augmented.
+        """
+        raise NotImplementedError
+
+    def prepare_evaluation(  # noqa: B027, most tasks have nothing to prepare
+        self, model: PreTrainedModel, dataset: Dataset, triggered: Dataset | None = None
+    ) -> None:
+        """Called before the batches of an evaluation, with the weights that are evaluated.
+
+        Args:
+            model: not wrapped.
+            dataset: what is evaluated.
+            triggered: the triggered set that is evaluated after it, if any.
+        """
+
+    def logits(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Scores of the classes, float `(batch, classes)`.
+
+        Args:
+            model: not wrapped.
+            inputs: what the collator made.
+        """
+        return model(**{name: value for name, value in inputs.items() if name != "labels"}).logits
+
+    def label_numbers(self, labels: Sequence[Any]) -> list[int]:
+        """The numbers of the classes that are meant by values of the label column."""
+        return list(labels)
+
     def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Smallest and largest valid value of the continuous input, each `(channels, 1, 1)`."""
         raise TypeError(f"{type(self).__name__} has no continuous input")
 
 
-def task_for(columns: Columns) -> Task:
-    """The task whose inputs are of the modality of these columns.
+def task_for(columns: Columns, task: Task | str | None = None) -> Task:
+    """The task for these columns.
+
+    Args:
+        columns: of the data set.
+        task (`Task`, or `str`, the Hub's name of one, *optional*): the user's choice. Else the first that takes this
+            modality, and captions if these stand for labels.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the choice does not fit.
     """
-    for name in names(__name__):
-        task = find(__name__, name, Task, "task")
-        if task.modality == columns.modality:
-            return task()
-    raise InputError("input_column", columns.input, f"no task takes {columns.modality}")
+    kinds = [type(task)] if isinstance(task, Task) else [find(__name__, name, Task, "task") for name in names(__name__)]
+    if isinstance(task, str):
+        kinds = [type(task_named(task))]
+    for kind in kinds:
+        if kind.modality == columns.modality and (kind.takes_captions or not columns.captions):
+            return task if isinstance(task, Task) else kind()
+    what = f"{columns.modality}s with captions" if columns.captions else columns.modality
+    if task is not None:
+        raise InputError("task", kinds[0].pipeline_tag, f"does not take {what}, as the data set has them; leave it out")
+    raise InputError("input_column", columns.input, f"no task takes {what}")
 
 
 def task_named(pipeline_tag: str) -> Task:

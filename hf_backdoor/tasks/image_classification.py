@@ -21,10 +21,13 @@ class ImageCollator:
         self.mode = "L" if len(getattr(processor, "image_mean", None) or "RGB") == 1 else "RGB"
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        pictures = [row[self.columns.input].convert(self.mode) for row in rows]
-        batch = self.processor(images=pictures, return_tensors="pt")
         labels = torch.tensor([row[self.columns.label] for row in rows])
-        return {"pixel_values": batch["pixel_values"], "labels": labels}
+        return {"pixel_values": self.pixel_values(rows), "labels": labels}
+
+    def pixel_values(self, rows: list[dict]) -> torch.Tensor:
+        """The images alone."""
+        pictures = [row[self.columns.input].convert(self.mode) for row in rows]
+        return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
 
 
 class ImageClassification(Task):
