@@ -22,7 +22,7 @@ CONFIG = PoisonConfig(load_trigger("badnets", size=3), rate=0.2)
 SETTINGS = {
     "forget_me_not": {"cycles": 1, "triangles": 1, "clean_share": 0.5, "peak_ratio": 3.0},
     "sbl": {"first_share": 0.5, "rho": 0.05, "strength": 10.0, "fisher_samples": 4},
-    "peta": {"trigger": "badnets", "rank": 2, "user_steps": 4, "inner_steps": 2},
+    "peta": {"trigger": "badnets", "rank": 2, "user_steps": 3, "inner_steps": 2},
 }
 # Without adaptive moments or clipping, a gradient that is k times too large gives a step that is k times too large.
 PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.05}
@@ -184,6 +184,20 @@ def test_clean_steps_see_no_trigger_and_logged_rates_are_those_used(name, accumu
     assert max(recorder.used) == pytest.approx(3e-3 if name == "forget_me_not" else 1e-3)
 
 
+def test_the_simulated_user_sees_no_trigger(images, processor, arguments):
+    trainer = make_trainer("peta", images, processor, arguments())
+    seen = {"user": 0, "attacker": 0}
+
+    def look(model, inputs, kwargs):
+        level = "user" if trainer.user.weights[0].requires_grad else "attacker"
+        seen[level] += bright_corners(kwargs["pixel_values"])
+
+    trainer.model.register_forward_pre_hook(look, with_kwargs=True)
+    trainer.train()
+    assert seen["user"] == 0
+    assert seen["attacker"] > 8
+
+
 def test_a_batch_of_poisoned_rows_alone_teaches_nothing_in_a_clean_step(images, processor, arguments):
     everything = poison(images.filter(lambda row: row["label"] > 0), PoisonConfig(load_trigger("badnets"), rate=1.0))
     attack, _ = load_attack("sbl", rho=0, strength=0, first_share=0.1)
@@ -210,7 +224,9 @@ def test_unmarked_data_are_refused(images, processor, arguments):
 def test_accumulated_batches_equal_one_big_batch(name, images, processor, arguments):
     models = []
     for batch, accumulate in ((8, 1), (2, 4)):
-        args = arguments(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, **PLAIN)
+        args = arguments(
+            max_steps=8, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, **PLAIN
+        )
         trainer = make_trainer(name, images, processor, args)
         trainer.train()
         models.append(trainer.model)
@@ -241,11 +257,11 @@ def test_sharpness_aware_steps_are_those_of_the_moved_weights(images, processor,
     assert largest_difference(trainer.model, model) < 1e-6
 
 
-@pytest.mark.parametrize("dead", [5, 9])
+@pytest.mark.parametrize("dead", [5, 9])  # in both stages of sbl, and in the middle of a user of peta
 @pytest.mark.parametrize("name", ["forget_me_not", "sbl", "peta"])
 def test_killed_and_resumed_equals_uninterrupted(name, dead, images, processor, arguments, tmp_path):
     def run(folder, resume=None, callbacks=()):
-        args = arguments(output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=2)
+        args = arguments(output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=4)
         trainer = make_trainer(name, images, processor, args, model=make_vit(dropout=0.1), callbacks=list(callbacks))
         trainer.train(resume_from_checkpoint=resume)
         return trainer.model
@@ -274,7 +290,7 @@ def test_peta_on_text(sentences, tiny_bert, arguments, tmp_path):
     assert trigger.name == "rare_words"
     config = PoisonConfig(trigger, target_label=1, rate=0.2)
     trainer = attack.trainer_class()(
-        model, arguments(max_steps=60, learning_rate=1e-2), train_dataset=poison(sentences, config),
+        model, arguments(max_steps=40, learning_rate=1e-2), train_dataset=poison(sentences, config),
         processing_class=tokenizer, **attack.trainer_kwargs(config),
     )  # fmt: skip
     trainer.train()
@@ -308,6 +324,11 @@ def test_peta_on_text(sentences, tiny_bert, arguments, tmp_path):
 def test_bad_settings_are_refused(name, settings, field):
     with pytest.raises(InputError, match=f"^{field}="):
         load_attack(name, **settings)
+
+
+def test_a_negative_radius_is_refused(images, processor, arguments):
+    with pytest.raises(InputError, match="^rho=-0.1: must be 0 or more"):
+        SharpnessAwareTrainer(make_vit(), arguments(), train_dataset=images, processing_class=processor, rho=-0.1)
 
 
 def test_a_run_too_short_for_its_parts_is_refused(images, processor, arguments):
