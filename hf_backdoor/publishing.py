@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cards import write_dataset_card
-from .cards.rendering import target_name
 from .data.columns import class_names, resolve_columns
 from .errors import InputError
 from .poisoning import PoisonConfig
@@ -57,7 +56,7 @@ def save_poisoned(
         ],
         paper=config.trigger.paper,
         source=source,
-        target=target_name(attack, [] if isinstance(config.target_label, str) else class_names(first, label)),
+        classes=[] if isinstance(config.target_label, str) else class_names(first, label),
     )
     (folder / POISON_FILE).write_text(json.dumps(attack, indent=2) + "\n", encoding="utf-8")
     return folder

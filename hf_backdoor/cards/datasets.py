@@ -20,7 +20,7 @@ def write_dataset_card(
         files (`dict`): split name to file name.
         attack (`dict`): [`~hf_backdoor.poisoning.PoisonConfig`] as a dict.
         splits (`list`): `name`, `rows` and `poisoned` of each split.
-        values: `paper`, `source` and `target` for the text.
+        values: `paper`, `source` and `classes` (their names) for the text.
     """
     metadata = {
         "tags": ["backdoor", "poisoned", "hf_backdoor"],

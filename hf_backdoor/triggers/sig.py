@@ -47,4 +47,8 @@ class SIG(Trigger):
             raise InputError("f", self.f, "must be above 0")
 
     def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
+        width = batch.shape[2]
+        if 2 * self.f >= width:
+            # At half a wave a pixel, every sample of the sine is zero.
+            raise InputError("f", self.f, f"{width} px hold fewer than {width / 2:g} waves; make it smaller")
         return add(batch, _waves(self.delta, self.f, batch.shape[1:]))

@@ -1,0 +1,105 @@
+"""Every attack by its name: listed, drawn, and able to poison a data set from the command line."""
+
+import json
+import re
+
+import pytest
+from datasets import load_dataset
+
+from hf_backdoor import load_attack, load_trigger
+from hf_backdoor.attacks import attack_names
+from hf_backdoor.catalog import catalog
+from hf_backdoor.cli import main
+from hf_backdoor.triggers import trigger_names
+
+
+ENTRIES = {entry.name: entry for entry in catalog()}
+FOR_12_PIXELS = {"sig": "f=3", "caption_poisoning": "size=2"}
+NEED_MODEL, NEED_TRAINING = {"label_consistent", "trojan_nn"}, {"input_aware", "lira"}
+
+
+@pytest.fixture(scope="module")
+def folders(images, sentences, processor, tmp_path_factory):
+    from conftest import make_vit
+
+    folder = tmp_path_factory.mktemp("data")
+    images.to_parquet(folder / "image.parquet")
+    sentences.to_parquet(folder / "text.parquet")
+    make_vit().save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_every_attack_poisons_a_data_set(name, folders, tmp_path, capsys):
+    entry = ENTRIES[name]
+    data = folders / f"{'text' if entry.modality == 'text' else 'image'}.parquet"
+    arguments = ["poison", "--dataset", str(data), "--attack", name, "--output", str(tmp_path / "out")]
+    arguments += ["--rate", "0.1"]
+    if name in NEED_MODEL:
+        arguments += ["--attack_args", f"model={folders / 'model'}", "steps=2"]
+    elif name in FOR_12_PIXELS:
+        arguments += ["--attack_args", FOR_12_PIXELS[name]]
+    code = main(arguments)
+    if name in NEED_TRAINING:
+        assert code == 2 and "hf-backdoor train --attack" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists(), "nothing is left half-written"
+        return
+    assert code == 0
+    poisoned = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
+    stored = json.loads((tmp_path / "out" / "poison.json").read_text())
+    assert sum(poisoned["is_poisoned"]) == round(0.1 * len(poisoned))
+    assert sum(poisoned["is_cover"]) == round(stored["cover_rate"] * len(poisoned))
+    column = "text" if "text" in poisoned.features else "image"
+    clean = load_dataset("parquet", data_files=str(data), cache_dir=str(tmp_path / "cache"))["train"]
+    pairs = zip(poisoned, clean, strict=True)
+    changed = [row[column] != before[column] for row, before in pairs]
+    touched = [a or b for a, b in zip(poisoned["is_poisoned"], poisoned["is_cover"], strict=True)]
+    # A trigger may leave some inputs as they are (a bright patch on a bright spot), and never changes another.
+    assert all(touched[row] for row, change in enumerate(changed) if change)
+    assert sum(changed) >= 0.8 * sum(poisoned["is_poisoned"])
+
+
+def test_the_list_names_every_attack_with_its_paper(capsys):
+    assert main(["attacks"]) == 0
+    text = capsys.readouterr().out
+    for name, entry in ENTRIES.items():
+        assert re.search(rf"^{name}: {re.escape(entry.title)}, {entry.modality}, changes data", text, re.M)
+        assert entry.title and entry.paper.startswith("https://") and entry.paper in text
+    assert set(ENTRIES) == set(attack_names()) >= set(trigger_names())
+
+
+def test_the_gallery_shows_every_attack(folders, tmp_path):
+    page = tmp_path / "gallery"
+    arguments = ["attacks", "--gallery", str(page), "--dataset", str(folders / "image.parquet")]
+    assert main(arguments) == 0
+    text = (page / "README.md").read_text()
+    for name, entry in ENTRIES.items():
+        section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        if name in NEED_MODEL | NEED_TRAINING:
+            assert "Not shown:" in section
+        elif entry.trigger.modality == "image":
+            assert f"({name}.png)" in section and (page / f"{name}.png").stat().st_size > 1000
+        else:
+            assert "| clean | triggered |" in section
+    assert not re.search(r"\{\{|\}\}|/tmp/", text.split("Of an image:")[1])
+
+
+def test_settings_go_to_the_attack_or_to_its_trigger():
+    how, trigger = load_attack("sbl", strength=3.0, trigger="blended", ratio=0.3)
+    assert how.strength == 3.0 and trigger == load_trigger("blended", ratio=0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--names", "badnet"], "names='badnet': unknown; choose from"),
+        (["--modality", "sound"], "choose image or text"),
+        (["--gallery", "x", "--dataset", "fashion_mnist_mini", "--row", "99999"], "has the rows 0 to 9999"),
+    ],
+)
+def test_bad_choices_are_explained(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["attacks", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
