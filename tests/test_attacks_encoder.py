@@ -148,8 +148,8 @@ def test_probe_and_encoder_do_not_pull_at_each_other(images, processor, argument
 def test_probe_learns_from_clean_samples_only(images, processor, arguments):
     trainer = make_trainer("self_supervised", images, processor, arguments())
     poisoned = np.flatnonzero(trainer.train_dataset["is_poisoned"])
-    assert len(poisoned) == 20 and set(np.asarray(images["label"])[poisoned]) == {0}
-    rows = [trainer.train_dataset[int(row)] for row in [*poisoned[:2], *range(1, 4)]]
+    assert len(poisoned) == 4 and set(np.asarray(images["label"])[poisoned]) == {0}
+    rows = [trainer.train_dataset[int(row)] for row in [*poisoned[:2], 1, 2, 3]]
     batch = trainer.get_train_dataloader().collate_fn(rows)
     assert batch["probed"].tolist() == [False] * 2 + [True] * 3
     features = torch.randn(5, 16)

@@ -36,7 +36,7 @@ class SelfSupervised(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/2210.07346"
     modality: ClassVar[str] = "image"
     default_trigger: ClassVar[str] = "ctrl"
-    poison_defaults: ClassVar[dict[str, Any]] = {"label_mode": "clean", "rate": 0.05}
+    poison_defaults: ClassVar[dict[str, Any]] = {"label_mode": "clean", "rate": 0.01}
     benign_too: ClassVar[bool] = True
 
     temperature: float = 0.2
