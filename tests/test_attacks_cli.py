@@ -3,10 +3,11 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from datasets import load_dataset
 
-from hf_backdoor import load_attack, load_trigger
+from hf_backdoor import from_arrays, load_attack, load_trigger
 from hf_backdoor.attacks import attack_names
 from hf_backdoor.catalog import catalog
 from hf_backdoor.cli import main
@@ -69,9 +70,11 @@ def test_the_list_names_every_attack_with_its_paper(capsys):
     assert set(ENTRIES) == set(attack_names()) >= set(trigger_names())
 
 
-def test_the_gallery_shows_every_attack(folders, tmp_path):
+def test_the_gallery_shows_every_attack(tmp_path):
     page = tmp_path / "gallery"
-    arguments = ["attacks", "--gallery", str(page), "--dataset", str(folders / "image.parquet")]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    from_arrays(pixels, [0, 1]).to_parquet(tmp_path / "pictures.parquet")
+    arguments = ["attacks", "--gallery", str(page), "--dataset", str(tmp_path / "pictures.parquet")]
     assert main(arguments) == 0
     text = (page / "README.md").read_text()
     for name, entry in ENTRIES.items():
