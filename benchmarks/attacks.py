@@ -5,7 +5,7 @@
     python benchmarks/attacks.py --text_model DIR                  # MiniLM from a folder instead of the Hub
 
 Each run is kept in runs/benchmarks/attacks as soon as it is done, and repeated only if its recipe has changed since.
-When all are there, the last command writes benchmarks/results/attacks.json and prints the tables of docs/attacks.md.
+The first command ends with benchmarks/results/attacks.json, and prints the tables of docs/attacks.md.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def cells() -> list[Cell]:
                     "clean_samples": 900, "eval_strategy": "no",
                 }  # fmt: skip
                 planned.append(Cell(f"{recipe}+{method}", recipe, seed, "purify", given | settings))
-    return planned
+    return sorted(planned, key=lambda cell: cell.seed)  # one seed of everything first
 
 
 def run(cell: Cell, text_model: str) -> None:
@@ -237,20 +237,20 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 
 def collect(text_model: str) -> None:
-    """Writes the results file once every cell is there."""
-    planned = cells()
-    paths = [WORK / f"{cell.key}.json" for cell in planned]
+    """Writes the results file, and in it which of the planned runs are missing, if any."""
+    paths = [WORK / f"{cell.key}.json" for cell in cells()]
     missing = [path.stem for path in paths if not path.is_file()]
     if missing:
-        print(f"{len(missing)} of {len(paths)} runs are missing, so no table is written: {', '.join(missing)}")
-        return
+        print(f"{len(missing)} of {len(paths)} runs are missing: {', '.join(missing)}")
     rows = []
     for path in paths:
+        if not path.is_file():
+            continue
         row = json.loads(path.read_text())
         other = path.with_suffix(".on_benign.json")
         row["on_benign"] = json.loads(other.read_text())["measured"] if other.is_file() else None
         rows.append(_portable(row, text_model))
-    write_json(RESULTS, describe_run("benchmarks/attacks.py", seeds=SEEDS) | {"rows": rows})
+    write_json(RESULTS, describe_run("benchmarks/attacks.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
     print(tables(rows))
 
 
@@ -279,7 +279,8 @@ def main() -> None:
     chosen = [cell for cell in cells() if not options.only or cell.name in options.only or cell.recipe in options.only]
     chosen = [cell for cell in chosen if not options.seeds or cell.seed in options.seeds]
     run_all(chosen, options.workers, options.text_model)
-    collect(options.text_model)
+    if not (options.only or options.seeds):
+        collect(options.text_model)
 
 
 if __name__ == "__main__":
