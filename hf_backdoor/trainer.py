@@ -110,6 +110,9 @@ class BackdoorTrainer(ReliableCheckpoints):
                 known = ", ".join(self.task.augmentations) if self.columns else "none, with a data_collator of your own"
                 raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
+        # BERT and others take `num_items_in_batch` and ignore it, and Trainer then does not divide accumulated losses.
+        # Without it, every model's loss is the mean of a micro-batch, and Trainer divides.
+        self.model_accepts_loss_kwargs = False
         if self._task_has_loss:
             self.label_names = ["labels"]
             self.loss_is_scaled_for_ga = False
