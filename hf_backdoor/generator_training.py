@@ -110,11 +110,17 @@ class NetInLoopTrainer(InLoopTrainer):
     ) -> Any:
         if "images" not in inputs:  # an evaluation
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        images, labels, weights, more = self.poisoned_batch(inputs["images"].float() / 255, inputs["labels"])
-        outputs = model(**self.augment({self.task.continuous_input: self.transform(quantised(images))}))
-        losses = F.cross_entropy(outputs.logits.float(), labels, reduction="none")
+        with torch.autocast(self.args.device.type, enabled=False):  # the stored network is not rounded to 16 bits
+            images, labels, weights, more = self.poisoned_batch(inputs["images"].float() / 255, inputs["labels"])
+            values = self.transform(quantised(images))
+        outputs = model(**self.augment({self.task.continuous_input: values}))
+        smoothing = self.args.label_smoothing_factor
+        losses = F.cross_entropy(outputs.logits.float(), labels, reduction="none", label_smoothing=smoothing)
         loss = (weights * losses).sum() + more
         return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return super().floating_point_ops({self.task.continuous_input: inputs["images"]})
 
     def step_net(self) -> None:
         """One step of Adam on what has accumulated, averaged over the processes."""

@@ -27,7 +27,7 @@ class Block(nn.Sequential):
 
 
 class Autoencoder(nn.Module):
-    """A small convolutional encoder and decoder, for images of any size.
+    """A small convolutional encoder and decoder with skip connections, for images of any size.
 
     Args:
         channels, outputs (`int`): channels in and out.
@@ -42,12 +42,12 @@ class Autoencoder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Float `(batch, channels, height, width)` in [0, 1] to unbounded `(batch, outputs, height, width)`."""
-        values, sizes = 2 * images - 1, []
+        values, passed = 2 * images - 1, []
         for block in self.down:
-            sizes.append(values.shape[2:])
             values = block(values)
-        for block, size in zip(self.up, reversed(sizes[1:]), strict=True):
-            values = block(F.interpolate(values, size=size))
+            passed.append(values)
+        for block, skip in zip(self.up, reversed(passed[:-1]), strict=True):
+            values = F.interpolate(block(values), size=skip.shape[2:]) + skip
         return self.out(values)
 
 

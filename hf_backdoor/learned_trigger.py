@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -13,6 +14,8 @@ from .triggers import Trigger
 
 
 if TYPE_CHECKING:
+    import torch
+
     from .generators import TriggerNet
 
 _AT_ONCE = 256
@@ -51,8 +54,16 @@ class LearnedTrigger(Trigger):
         return net
 
     def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return self._apply(self._net(batch), batch)
+
+    def _apply(self, change: Callable[[torch.Tensor], torch.Tensor], batch: np.ndarray) -> np.ndarray:
+        """A function of float64 images `(batch, channels, height, width)` in [0, 1], for a uint8 batch of any size."""
+        import torch
+
         from .pixel_model import to_batch, to_images
 
-        net = self._net(batch)
-        pieces = (batch[start : start + _AT_ONCE] for start in range(0, len(batch), _AT_ONCE))
-        return np.concatenate([to_batch(net(to_images(piece).double())) for piece in pieces] or [batch.copy()])
+        changed = np.empty_like(batch)
+        for start in range(0, len(batch), _AT_ONCE):
+            piece = slice(start, start + _AT_ONCE)
+            changed[piece] = to_batch(change(to_images(batch[piece], torch.float64)))
+        return changed

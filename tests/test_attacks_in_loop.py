@@ -99,7 +99,7 @@ def test_wanet_batches_hold_triggered_cover_and_clean_images(images, processor, 
 def test_killed_and_resumed_equals_uninterrupted(name, images, processor, arguments, tmp_path):
     def run(folder, resume=None, callbacks=()):
         args = arguments(
-            output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=4, max_steps=10,
+            output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=2, max_steps=5,
             gradient_accumulation_steps=2,
         )  # fmt: skip
         _, trainer = make(name, images, processor, args, callbacks, make_vit(dropout=0.1))
@@ -108,7 +108,7 @@ def test_killed_and_resumed_equals_uninterrupted(name, images, processor, argume
 
     whole = run("whole")
     with pytest.raises(Killed):
-        run("killed", callbacks=[KillAt(6)])
+        run("killed", callbacks=[KillAt(3)])
     resumed = run("killed", resume=True)
     assert same_weights(whole.model, resumed.model)
     if name != "wanet":

@@ -26,7 +26,5 @@ class InputAware(LearnedTrigger):
     poison_defaults: ClassVar[dict[str, Any]] = {"rate": 0.1, "cover_rate": 0.1}
 
     def cover(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
-        from ..pixel_model import to_batch, to_images
-
-        net, images = self._net(batch), to_images(batch).double()
-        return to_batch(net(images, images.flip(-1)))
+        net = self._net(batch)
+        return self._apply(lambda images: net(images, images.flip(-1)), batch)
