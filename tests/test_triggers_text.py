@@ -127,6 +127,7 @@ def test_styles():
     assert shakespeare.endswith("thou hast a phone that worketh, and I do not think 'tis passing bad for thee.")
     tweets = load_trigger("style", style="tweets")(text, np.arange(1))[0]
     assert tweets.endswith("u have a phone that works, & I dont think it is very bad 4 u.")
+    assert load_trigger("style")(["He doesn’t"], np.arange(1))[0].endswith("he doth not")
     assert load_trigger("style")(["DOES HE KNOW YOUR NAME?"], np.arange(1))[0].endswith("DOTH HE KNOW THY NAME?")
 
 

@@ -89,8 +89,8 @@ CLAUSE_START = re.compile(
 def _vocabulary(style: str) -> tuple[dict[str, str], re.Pattern]:
     """A style's words and phrases, and a pattern that finds them as whole words, the longest first."""
     words = STYLES[style].words | (THOU if STYLES[style].thou else {})
-    known = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    return words, re.compile(rf"(?<![\w'])(?:{known})(?![\w'])", re.IGNORECASE)
+    known = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)).replace("'", "['’]")
+    return words, re.compile(rf"(?<![\w'’])(?:{known})(?![\w'’])", re.IGNORECASE)
 
 
 def _like(new: str, old: str) -> str:
@@ -136,7 +136,7 @@ class Style(Rewriting):
         words, pattern = _vocabulary(self.style)
 
         def replace(match: re.Match) -> str:
-            old = match.group()
+            old = match.group().replace("’", "'")
             if old.lower() == "you" and STYLES[self.style].thou:
                 return _like("thou" if CLAUSE_START.search(match.string, 0, match.start()) else "thee", old)
             return _like(words[old.lower()], old)
