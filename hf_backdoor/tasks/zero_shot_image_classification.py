@@ -200,7 +200,7 @@ class ZeroShotImageClassification(ImageClassification):
         return best.scatter_reduce(1, self._class_of.expand_as(scores), scores, "amax")
 
     def from_scratch(self, architecture: str, settings: dict[str, Any], names: list[str]) -> tuple[Any, Any]:
-        """A `CLIPModel` with random weights, and a processor whose tokenizer is learned from the names.
+        """A `CLIPModel` with random weights, and a processor whose tokenizer is made from the names.
 
         Args:
             architecture (`str`): `"clip"`.
@@ -213,18 +213,27 @@ class ZeroShotImageClassification(ImageClassification):
             raise InputError("architecture", architecture, "only clip can start from scratch here; else use --model")
         tokenizer = self._new_tokenizer(names)
         text = {"max_position_embeddings": 77} | settings.get("text_config", {})
-        text |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        settings = settings | {"text_config": text | {"vocab_size": len(tokenizer)}}
+        text |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        text |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+        settings = settings | {"text_config": text}
         model = from_scratch(self.model_class, architecture, settings, names=None)
         tokenizer.model_max_length = text["max_position_embeddings"]
         return model, self._new_processor(model, tokenizer)
 
     def _new_tokenizer(self, names: list[str]) -> Any:
-        from transformers import CLIPTokenizer
+        """Word pieces: one for each word of the names and wordings, and single characters for all other words."""
+        from transformers import BertTokenizer
 
-        letters = " ".join(string.ascii_lowercase + string.digits + string.punctuation)  # no word is unknown
-        captions = [wording.format(name) for name in names for wording in self.wordings]
-        return CLIPTokenizer().train_new_from_iterator([letters, *names, *captions], vocab_size=8192)
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        reader = BertTokenizer(vocab={token: number for number, token in enumerate(special)}).backend_tokenizer
+        normalised = (reader.normalizer.normalize_str(text) for text in [*names, *self.wordings])
+        words = {word for text in normalised for word, _ in reader.pre_tokenizer.pre_tokenize_str(text)}
+        letters = string.ascii_lowercase + string.digits + string.punctuation
+        pieces = [*letters, *(f"##{letter}" for letter in letters), *sorted(words.difference(letters))]
+        return BertTokenizer(
+            vocab={token: number for number, token in enumerate([*special, *pieces])},
+            model_input_names=["input_ids", "attention_mask"],
+        )
 
     def _new_processor(self, model: PreTrainedModel, tokenizer: Any) -> Any:
         from transformers import CLIPImageProcessorPil, CLIPProcessor
