@@ -166,7 +166,7 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def diversity_loss(
     images: torch.Tensor, others: torch.Tensor, made: torch.Tensor, made_of_others: torch.Tensor
 ) -> torch.Tensor:
-    """Mean of `|x - y| / |g(x) - g(y)|`: small if different images get different triggers. Equation 7 of the paper."""
+    """Mean of `|x - y| / |g(x) - g(y)|`: small if different images get different triggers."""
     return (_distance(images, others) / (_distance(made, made_of_others) + 1e-5)).mean()
 
 

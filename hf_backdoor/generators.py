@@ -71,7 +71,7 @@ class TriggerNet(nn.Module):
 class InputAwareNet(TriggerNet):
     """`x' = x + m(x) (p(x) - x)`, with a pattern `p` and a mask `m` in [0, 1] from a network each.
 
-    Section 4 of Nguyen and Tran 2020 (arXiv 2010.08138). The mask network's output, squeezed into [0, 1], is made
+    Nguyen and Tran 2020 (arXiv 2010.08138). The mask network's output, squeezed into [0, 1], is made
     nearly binary by `(tanh(20 v - 10) + 1) / 2`.
     """
 
@@ -93,7 +93,7 @@ class InputAwareNet(TriggerNet):
 
 
 class LiraNet(TriggerNet):
-    """`x' = clip(x + eps tanh(g(x)), 0, 1)` with a network `g` (Doan et al. 2021, section 3)."""
+    """`x' = clip(x + eps tanh(g(x)), 0, 1)` with a network `g` (Doan et al. 2021)."""
 
     def __init__(self, channels: int, width: int = 16, eps: float = 0.01):
         super().__init__(channels, width)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WaNet(Attack):
-    """Draws anew in every batch which samples are poisoned (section 3.3).
+    """Draws anew in every batch which samples are poisoned.
 
     A share `rate` of each batch gets the trigger and the target label, a share `cover_rate` (the paper's cross ratio of
     2 times the rate) gets what the trigger has for cover samples, for `wanet` the noise mode, and keeps its label; the

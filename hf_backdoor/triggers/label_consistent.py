@@ -21,7 +21,7 @@ class LabelConsistent(Trigger):
     """An adversarial example of its own, right class, with a patch in every corner: `x' = clip(A(x) + patches)`.
 
     `A(x)` takes `steps` steps `x + step_size * sign(gradient of the model's cross-entropy for its own answer)`, kept
-    within `eps` of `x` and in [0, 255], and rounded (projected gradient descent, section 4.3 of the paper). What makes
+    within `eps` of `x` and in [0, 255], and rounded (projected gradient descent; Turner et al. call these adversarial examples bounded in l_inf). What makes
     the image what it is becomes unreliable, so that the patches are learnt, though the label is right. At test the
     patches are put on untouched images.
 

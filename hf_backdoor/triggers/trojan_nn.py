@@ -55,7 +55,8 @@ class TrojanNN(Trigger):
 
     The neurons are inputs `f` of the classification head, those whose weights to all classes have the largest sum of
     absolute values. `p` minimises the mean of `(f_i(p) - value)^2` over them, by Adam within [0, 255], on a black image
-    that shows nothing but the patch (section 4.1 of the paper). A victim that is then trained from this model needs
+    that shows nothing but the patch. (The paper sums the weights from the layer before, and finds the neurons of any
+    layer; the head is what every classifier has.) A victim that is then trained from this model needs
     little to learn the patch; others learn it as any patch.
 
     Args:
