@@ -21,9 +21,9 @@ class LabelConsistent(Trigger):
     """An adversarial example of its own, right class, with a patch in every corner: `x' = clip(A(x) + patches)`.
 
     `A(x)` takes `steps` steps `x + step_size * sign(gradient of the model's cross-entropy for its own answer)`, kept
-    within `eps` of `x` and in [0, 255], and rounded (projected gradient descent; Turner et al. call these adversarial examples bounded in l_inf). What makes
-    the image what it is becomes unreliable, so that the patches are learnt, though the label is right. At test the
-    patches are put on untouched images.
+    within `eps` of `x` and in [0, 255], and rounded (projected gradient descent; in the paper, an adversarial example
+    bounded in the maximum norm). What makes the image what it is becomes unreliable, so that the patches are learnt,
+    though the label is right. At test the patches are put on untouched images.
 
     A patch of 3x3 pixels adds or takes away `amplitude` of the range. The trigger knows no labels: the class to move
     away from is what the model says of the clean image.
