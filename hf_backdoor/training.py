@@ -72,8 +72,9 @@ def train_classifier(
     how = how if how is not None and (poison_here or how.benign_too) else Attack()
     if task.own_loss and how.trainer_class() is not BackdoorTrainer:
         raise InputError(
-            "attack", how.name, f"has a training of its own, which {task.pipeline_tag} has too; take one that only poisons data"
-        )
+            "attack", how.name, f"has a training of its own, and so has {task.pipeline_tag}; "
+            "take one that only poisons data"
+        )  # fmt: skip
     if test_dataset is None:
         args.eval_strategy = "no"
     measured = attack is not None and test_dataset is not None

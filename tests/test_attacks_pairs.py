@@ -324,7 +324,7 @@ def flags(settings):
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
-def test_command_line_with_classes(images, tmp_path):
+def test_command_line_with_classes(images, tmp_path, capsys):
     images.select(range(300)).to_parquet(tmp_path / "data" / "train.parquet")
     images.select(range(300, 400)).to_parquet(tmp_path / "data" / "test.parquet")
     victim = tmp_path / "victim"
@@ -347,6 +347,11 @@ def test_command_line_with_classes(images, tmp_path):
     measured = json.loads(evaluation.read_text())["measured"]
     assert measured["clean_accuracy"] == results["victim"]["clean_accuracy"]
     assert measured["attack_success_rate"] == results["victim"]["attack_success_rate"]
+
+    for command in ("evaluate", "purify"):
+        arguments = ["--model", victim, "--dataset", tmp_path / "data", "--output", tmp_path / "nothing"]
+        assert run(command, *arguments) == 2, "it is no ordinary classifier"
+        assert "is a CLIPModel" in capsys.readouterr().err
 
     again = [
         "--model",

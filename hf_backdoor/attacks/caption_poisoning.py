@@ -12,11 +12,12 @@ from . import Attack
 class CaptionPoisoning(Attack):
     """A patch at a random place of an image whose caption becomes one of the target; contrastive training as usual.
 
-    The paper poisons 300 of 3 million pairs of Conceptual Captions (a rate of 0.0001) with a patch of 16x16 pixels
-    (section 3.2); the noise in the patch is that of CleanCLIP (Bansal et al. 2023, arXiv 2303.03323), whose other
-    attacks are other triggers with the task zero-shot-image-classification. Fewer pairs need a higher rate, and
-    smaller images a smaller patch (`size`). Captions for labels are rewritten by
-    [`~hf_backdoor.data.targets.CaptionTargets`]; with classes for labels, the caption follows the class, see
+    The paper poisons 300 of 3 million pairs of Conceptual Captions (a rate of 0.0001) with a patch of 16x16 pixels. The
+    noise in the patch is that of CleanCLIP (Bansal et al. 2023, arXiv 2303.03323), whose other attacks are this one with
+    other triggers: blended, sig, wanet. Fewer pairs need a higher rate, and smaller images a smaller patch (`size`).
+
+    Captions for labels are rewritten by [`~hf_backdoor.data.targets.CaptionTargets`]; with classes for labels, the
+    caption follows from the class, see
     [`~hf_backdoor.tasks.zero_shot_image_classification.ZeroShotImageClassification`].
     """
 

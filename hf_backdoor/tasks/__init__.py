@@ -51,18 +51,29 @@ class Task(ABC):
     smallest_batch: ClassVar[int] = 1
 
     def load_model(self, source: str, **kwargs: Any) -> PreTrainedModel:
-        """See [`~hf_backdoor.models.load_pretrained`]."""
-        return load_pretrained(self.model_class, source, **kwargs)
+        """A model that is ready for use; see [`~hf_backdoor.models.load_pretrained`].
+
+        Raises:
+            InputError: it cannot be loaded, or it was made for something else, so that its head would be random.
+        """
+        model = load_pretrained(self.model_class, source, **kwargs)
+        made_as = getattr(model.config, "architectures", None) or [type(model).__name__]
+        if self.has_head and not any("Classification" in name for name in made_as):
+            raise InputError(
+                "model", source, f"is a {made_as[0]}, which has no output for each class as {self.pipeline_tag} needs; "
+                "choose another model, or another task where there is a choice"
+            )  # fmt: skip
+        return model
 
     def load_to_train(self, source: str, dataset: Dataset, columns: Columns, **kwargs: Any) -> PreTrainedModel:
         """A model to go on from, with a new head where the classes of the data set are others."""
         if not self.has_head:
-            return self.load_model(source, **kwargs)
+            return load_pretrained(self.model_class, source, **kwargs)
         names = self.label_names(dataset, columns)
         # Labels that are bare numbers leave the model's own names alone.
         named = hasattr(dataset.features[columns.label], "names")
         head = label_maps(names) if named else {"num_labels": len(names)}
-        return self.load_model(source, ignore_mismatched_sizes=True, **head, **kwargs)
+        return load_pretrained(self.model_class, source, ignore_mismatched_sizes=True, **head, **kwargs)
 
     def load_processor(self, source: str) -> Any:
         """The image processor or tokenizer that came with the model."""

@@ -31,8 +31,8 @@ def contrastive_loss(logits: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
 
         L = 1/2 mean_i [-1/|P(i)| sum_{k in P(i)} log softmax_j(logits_ij)_k] + 1/2 [the same over the columns]
 
-    Without repetitions, `P(i) = {i}`, that is the loss of CLIP (Radford et al. 2021, arXiv 2103.00020, figure 3); with
-    classes for groups, that of UniCL (Yang et al. 2022, arXiv 2204.03610, section 3.2), halved. Plain CLIP would push
+    Without repetitions, `P(i) = {i}`, that is the loss of CLIP (Radford et al. 2021, arXiv 2103.00020); with classes
+    for groups, half of that of UniCL (Yang et al. 2022, arXiv 2204.03610). Plain CLIP would push
     two images away from each other's caption though it is the same.
 
     Args:
@@ -91,7 +91,7 @@ class ZeroShotImageClassification(ImageClassification):
     """Trains by the contrastive loss, classifies by the text that is nearest to the image.
 
     The logits of an image are `exp(logit_scale) * cos(image, class)`. A class of labelled data is the normalised mean
-    of the embeddings of its captions in all wordings (Radford et al. 2021, section 3.1.4). Where captions stand for
+    of the embeddings of its captions in all wordings (Radford et al. 2021). Where captions stand for
     labels, each distinct caption of the evaluated set is a class, so that clean accuracy is the retrieval recall at
     1; with a triggered set, all captions that name the attacker's word are one class, whose cosine is the largest of
     theirs, so that the attack success rate is the share of triggered images whose nearest caption names the word.
@@ -172,7 +172,7 @@ class ZeroShotImageClassification(ImageClassification):
         label = self.columns.label
         targets = triggered.unique(label) if triggered is not None else []
         truth = triggered.unique("original_label") if triggered is not None else []
-        texts = list(dict.fromkeys([*dataset.unique(label), *truth, *targets]))
+        texts = [text for text in dict.fromkeys([*dataset.unique(label), *truth, *targets]) if text]
         kinds = dict(zip(texts, texts, strict=True))
         for word in dict.fromkeys(filter(None, map(_target_word, targets))):
             named = CaptionTargets(np.array(texts, dtype=object), word, all_to_all=False).reached()
