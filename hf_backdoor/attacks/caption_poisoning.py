@@ -13,8 +13,8 @@ class CaptionPoisoning(Attack):
     """A patch at a random place of an image whose caption becomes one of the target; contrastive training as usual.
 
     The paper poisons 300 of 3 million pairs of Conceptual Captions (a rate of 0.0001) with a patch of 16x16 pixels. The
-    noise in the patch is that of CleanCLIP (Bansal et al. 2023, arXiv 2303.03323), whose other attacks are this one with
-    other triggers: blended, sig, wanet. Fewer pairs need a higher rate, and smaller images a smaller patch (`size`).
+    noise in the patch is that of CleanCLIP (Bansal et al. 2023, arXiv 2303.03323), whose other attacks are this one
+    with another `trigger`: blended, sig, wanet. Fewer pairs need a higher rate, and smaller images a smaller `size`.
 
     Captions for labels are rewritten by [`~hf_backdoor.data.targets.CaptionTargets`]; with classes for labels, the
     caption follows from the class, see
