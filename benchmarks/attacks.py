@@ -5,7 +5,7 @@
     python benchmarks/attacks.py --text_model DIR                  # MiniLM from a folder instead of the Hub
 
 Each run is kept in runs/benchmarks/attacks as soon as it is done, and repeated only if its recipe has changed since.
-The first command ends with benchmarks/results/attacks.json, and prints the tables of docs/attacks.md.
+The first command ends with benchmarks/results/attacks.json, and writes the tables of docs/attacks.md.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent
 RECIPES = ROOT.parent / "recipes" / "attacks"
 WORK = Path("runs/benchmarks/attacks")
 RESULTS = ROOT / "results" / "attacks.json"
+PAGE = ROOT.parent / "docs" / "attacks.md"
 TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PAPER = ("badnets", "blended", "low_frequency", "wanet", "input_aware", "bad_encoder")  # of arXiv 2212.09067
 SEEDS = (0, 1, 2)
@@ -204,8 +205,8 @@ def _share(values: Iterable[float | None]) -> str:
     return f"{mean(numbers):.1f} ± {stdev(numbers):.1f}" if len(numbers) > 1 else f"{mean(numbers):.1f}"
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
-    """What docs/attacks.md shows, as Markdown."""
+def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What docs/attacks.md shows, as Markdown, by the name of its place there."""
     by_name: dict[str, list[dict]] = {}
     for row in rows:
         by_name.setdefault(row["name"], []).append(row)
@@ -233,7 +234,17 @@ def tables(rows: list[dict[str, Any]]) -> str:
         for name in (recipe, *(f"{recipe}+{method}" for method in DEFENSES)):
             if name in by_name:
                 defended.append(line(name, [recipe, name.partition("+")[2] or "none", str(len(by_name[name]))]))
-    return "\n\n".join("\n".join(lines) for lines in (attacks, rates, defended))
+    return {name: "\n".join(lines) for name, lines in (("attacks", attacks), ("rates", rates), ("defended", defended))}
+
+
+def fill(page: Path, contents: dict[str, str]) -> None:
+    """Puts tables between the `<!-- name -->` and `<!-- end of name -->` of a page."""
+    text = page.read_text()
+    for name, table in contents.items():
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        _, _, after = rest.partition(f"<!-- end of {name} -->")
+        text = f"{before}<!-- {name} -->\n{table}\n<!-- end of {name} -->{after}"
+    page.write_text(text)
 
 
 def collect(text_model: str) -> None:
@@ -251,7 +262,7 @@ def collect(text_model: str) -> None:
         row["on_benign"] = json.loads(other.read_text())["measured"] if other.is_file() else None
         rows.append(_portable(row, text_model))
     write_json(RESULTS, describe_run("benchmarks/attacks.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
-    print(tables(rows))
+    fill(PAGE, tables(rows))
 
 
 def _portable(value: Any, text_model: str) -> Any:
@@ -269,10 +280,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="only these of the planned seeds")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
     parser.add_argument("--text_model", default=TEXT_MODEL, help="folder or Hub id of MiniLM")
-    parser.add_argument("--tables", action="store_true", help="print the tables of the committed results")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of the committed results again")
     options = parser.parse_args()
     if options.tables:
-        print(tables(json.loads(RESULTS.read_text())["rows"]))
+        fill(PAGE, tables(json.loads(RESULTS.read_text())["rows"]))
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small when the machine is busy
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

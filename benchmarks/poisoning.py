@@ -27,6 +27,7 @@ from statistics import median
 
 import datasets
 import numpy as np
+from attacks import PAGE, fill
 
 from hf_backdoor import PoisonConfig, from_arrays, load_trigger, poison
 from hf_backdoor.errors import InputError
@@ -183,6 +184,18 @@ def measure_text(sentences: int, repeats: int, folder: str) -> list[dict]:
     return rows
 
 
+def tables(image_rows: list[dict], text_rows: list[dict]) -> str:
+    """What docs/attacks.md shows."""
+    counts = list(dict.fromkeys(row["sentences"] for row in text_rows))
+    text = [f"| 10 % poisoned of | {' | '.join(f'{count:,} sentences' for count in counts)} |"]
+    text.append("|---" * (len(counts) + 1) + "|")
+    for name in dict.fromkeys(row["attack"] for row in text_rows):
+        cells = [f"{row['seconds']:.2f} s" for row in text_rows if row["attack"] == name]
+        text.append(f"| {name} | {' | '.join(cells)} |")
+    images = [line(row) for row in image_rows if "left_out" not in row]
+    return "\n".join([HEADER, *images, "", *text])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=50_000)
@@ -202,6 +215,8 @@ def main() -> None:
     head = describe_run("benchmarks/poisoning.py", images=options.images, sentences=options.sentences)
     write_json(options.output, head | {"repeats": options.repeats, "image_rows": images_rows, "text_rows": text_rows})
     print(f"Written to {options.output}")
+    if options.output == RESULTS:
+        fill(PAGE, {"speed": tables(images_rows, text_rows)})
 
 
 if __name__ == "__main__":

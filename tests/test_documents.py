@@ -51,3 +51,35 @@ def test_recipes_name_settings_that_exist():
         )
         assert args.output_dir == content["output_dir"]
         assert (ROOT / "recipes" / f"{command[1]}.py").is_file()
+
+
+def test_the_tables_of_the_attacks_are_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import attacks
+    import poisoning
+
+    page = (ROOT / "docs" / "attacks.md").read_text()
+    results = {
+        name: json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        for name in ("attacks", "poisoning")
+    }
+    for table in attacks.tables(results["attacks"]["rows"]).values():
+        assert table in page
+    assert poisoning.tables(results["poisoning"]["image_rows"], results["poisoning"]["text_rows"]) in page
+    for result in results.values():
+        assert result["versions"]["torch"] and result["hardware"]["cpu"]
+
+
+def test_every_attack_has_a_recipe_and_a_place_in_the_gallery():
+    from hf_backdoor.attacks import attack_names
+
+    used = set()
+    for path in (ROOT / "recipes" / "attacks").glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        assert path.stem.endswith("benign") or "benign" in path.stem or content["attack"]
+        if content.get("poisoned", True):
+            used.add(content["attack"])
+    gallery = (ROOT / "docs" / "gallery" / "README.md").read_text()
+    for name in attack_names():
+        assert name in used or name == "word_combination", f"{name} has no recipe"
+        assert f"\n## {name}\n" in gallery
