@@ -11,6 +11,7 @@ from .cards.rendering import render
 from .catalog import Entry, shown
 from .errors import InputError
 from .modalities.image import to_array
+from .results import portable
 from .triggers import Trigger
 
 
@@ -68,12 +69,8 @@ def write_gallery(
 def trigger_settings(trigger: Trigger, entry: Entry) -> str | None:
     """Which of the settings that are shown are not the defaults, if any."""
     usual = entry.settings
-    other = {
-        name: Path(value).name if isinstance(value, str) and Path(value).exists() else value
-        for name, value in trigger.to_dict().items()
-        if name not in ("name", "version") and usual.get(name) != value
-    }
-    return shown(other) or None
+    own = {name: value for name, value in trigger.to_dict().items() if name not in ("name", "version")}
+    return shown(portable({name: value for name, value in own.items() if usual.get(name) != value})) or None
 
 
 def draw(path: Path, trigger: Trigger, arrays: list[np.ndarray]) -> None:

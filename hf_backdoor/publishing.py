@@ -11,7 +11,7 @@ from .cards import write_dataset_card
 from .data.columns import class_names, resolve_columns
 from .errors import InputError
 from .poisoning import PoisonConfig
-from .results import RESULTS_FILE
+from .results import RESULTS_FILE, portable
 
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def save_poisoned(
     label = resolve_columns(first.features).label
     for name, split in splits.items():
         _with_flags(split, label).to_parquet(folder / files[name])
-    attack = config.to_dict()
+    attack = portable(config.to_dict())
     write_dataset_card(
         folder,
         files,

@@ -46,6 +46,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     draft.replace(path)
 
 
+def portable(value: Any) -> Any:
+    """Settings in which every path is its last part only, for what leaves this machine."""
+    if isinstance(value, dict):
+        return {name: portable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    return local_name(value) if isinstance(value, str) and value else value
+
+
 def local_name(source: str | None) -> str | None:
     """A Hub id as it is, and only the last part of a local path, for the rest is nobody's business."""
     if source is None or not Path(source).exists():

@@ -7,6 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..results import portable
+
 
 TEMPLATES = Path(__file__).parent / "templates"
 METRIC_TITLES = {
@@ -55,7 +57,7 @@ def target_name(attack: dict[str, Any], classes: list[str]) -> str:
 
 def settings(plugin: dict[str, Any]) -> str:
     """A trigger or sampler with its settings, on one line and escaped."""
-    shown = [f"{name}={value}" for name, value in plugin.items() if name not in ("name", "version")]
+    shown = [f"{name}={value}" for name, value in portable(plugin).items() if name not in ("name", "version")]
     return escape(f"{plugin['name']}: {', '.join(shown)}" if shown else plugin["name"])
 
 
