@@ -112,6 +112,6 @@ def test_no_folder_of_this_machine_leaves_it(folders, tmp_path):
     model = folders / "model"
     arguments = ["poison", "--dataset", str(folders / "image.parquet"), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--attack", "trojan_nn", "--attack_args", f"model={model}", "steps=2"]) == 0
-    for name in ("README.md", "poison.json"):
+    for name in ("README.md", "poison.json", "results.json"):
         text = (tmp_path / "out" / name).read_text()
         assert str(folders) not in text and "model" in text

@@ -10,7 +10,7 @@ from shlex import quote
 
 from ..config import ConfigParser
 from ..errors import InputError
-from ..results import RESULTS_FILE, describe_run, local_name, write_json
+from ..results import RESULTS_FILE, describe_run, local_name, portable, write_json
 from .options import AttackOptions, DataOptions, option
 
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     counts = {name: sum(split["is_poisoned"]) for name, split in poisoned.items() if "is_poisoned" in split.features}
     write_json(
         folder / RESULTS_FILE,
-        describe_run("poison", seed=options.seed, attack=config.to_dict(), poisoned=counts),
+        describe_run("poison", seed=options.seed, attack=portable(config.to_dict()), poisoned=counts),
     )
     for name, split in poisoned.items():
         print(f"{name}: {len(split)} rows, {counts.get(name, 0)} poisoned")
