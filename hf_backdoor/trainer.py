@@ -169,7 +169,9 @@ class BackdoorTrainer(ReliableCheckpoints):
     ) -> EvalLoopOutput:
         if self.task is not None:
             attacked = self.triggered_dataset if self._triggered_pass_due else None
-            self.task.prepare_evaluation(self.accelerator.unwrap_model(self.model), dataloader.dataset, attacked)
+            self.task.prepare_evaluation(
+                self.accelerator.unwrap_model(self.model), getattr(dataloader, "dataset", None), attacked
+            )
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         if description == "Prediction" or output.label_ids is None or np.ndim(output.label_ids) != 1:
             return output
