@@ -217,6 +217,12 @@ class ZeroShotImageClassification(ImageClassification):
         text |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
         settings = settings | {"text_config": text}
         model = from_scratch(self.model_class, architecture, settings, names=None)
+        vision = model.config.vision_config
+        if vision.patch_size > vision.image_size:
+            raise InputError(
+                "architecture_args", settings.get("vision_config"), f"patches of {vision.patch_size} px do not fit into "
+                f"images of {vision.image_size} px; give a smaller patch_size"
+            )  # fmt: skip
         tokenizer.model_max_length = text["max_position_embeddings"]
         return model, self._new_processor(model, tokenizer)
 
