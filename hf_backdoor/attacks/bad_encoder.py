@@ -36,7 +36,8 @@ class BadEncoder(Attack):
 
     Args:
         lambda1, lambda2 (`float`): weights, 0 or more.
-        references (`int`): how many images of the target class are references, chosen by the seed.
+        references (`int`): how many images of the target class are references: the most typical ones for `f`. The paper
+            takes some from the web that the downstream classifier gets right.
         probe_learning_rate (`float`): of the linear probe, above 0.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from ..errors import InputError
 from ..modalities.image import apply_to_arrays, to_array, to_picture
 from ..poisoning import PoisonConfig
-from ..randomness import scramble
 from ..triggers import Trigger
 from . import EncoderTrainer, ProbeCollator, classification_head, features_of
 
@@ -88,8 +87,7 @@ class BadEncoderTrainer(EncoderTrainer):
             if self.clean_encoder is None:
                 self.clean_encoder = copy.deepcopy(model).eval().requires_grad_(False)
                 self.reference_rows = self.choose_references()
-                rows = [self.train_dataset[row] for row in self.reference_rows]
-                self.reference_values = self.data_collator(rows)["pixel_values"].to(self.args.device)
+                self.reference_values = self.prepared(self.reference_rows)
             return super().train(*args, **kwargs)
         kept = [weight for weight in model.parameters() if weight.requires_grad]
         model.requires_grad_(False)
@@ -100,15 +98,31 @@ class BadEncoderTrainer(EncoderTrainer):
             for weight in kept:
                 weight.requires_grad_(True)
 
+    @torch.no_grad()
     def choose_references(self) -> list[int]:
-        """Rows of the training set that are the references, by the seed of the poison."""
+        """Rows of the training set that are the references: the target class's images nearest to its mean, by cosine.
+
+        Both in the features of the clean encoder. Without care, a reference may be one that every probe gets wrong.
+        """
         rows = np.flatnonzero(np.asarray(self.train_dataset[self.columns.label]) == self.poison.target_label)
         if len(rows) < self.references:
             raise InputError(
                 "references", self.references, f"the training set has {len(rows)} images of the target class"
             )
-        index = np.asarray(self.train_dataset["index"], dtype=np.int64)[rows]
-        return rows[np.argsort(scramble(self.poison.seed, index), kind="stable")[: self.references]].tolist()
+        head = classification_head(self.clean_encoder)
+        features = torch.cat(
+            [
+                features_of(self.clean_encoder, head, self.prepared(part))
+                for part in np.array_split(rows, -(-len(rows) // self.args.eval_batch_size))
+            ]
+        )
+        unit = F.normalize(features, dim=-1)
+        nearest = (unit @ unit.mean(0)).argsort(descending=True, stable=True)[: self.references]
+        return rows[nearest.cpu().numpy()].tolist()
+
+    def prepared(self, rows: Sequence[int]) -> torch.Tensor:
+        """`pixel_values` of these rows of the training set, without any augmentation."""
+        return self.data_collator([self.train_dataset[int(row)] for row in rows])["pixel_values"].to(self.args.device)
 
     def encoder_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
