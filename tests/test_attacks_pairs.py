@@ -296,7 +296,7 @@ def test_what_does_not_fit_is_refused(images, pairs, sentences, processor, clip_
         task_for(resolve_columns(pairs.features), "image-classification")
     with pytest.raises(InputError, match="only clip"):
         task_named(TASK).from_scratch("vit", {}, QUADRANTS)
-    with pytest.raises(InputError, match="do not fit into images of 28 px"):
+    with pytest.raises(InputError, match="do not fit in images of 28 px"):
         task_named(TASK).from_scratch("clip", {**CLIP, "vision_config": {"image_size": 28, **TOWER}}, QUADRANTS)
     with pytest.raises(InputError, match="no pair of encoders"):
         train_classifier(make_vit(), arguments(), images, processing_class=clip_processor, task=TASK)

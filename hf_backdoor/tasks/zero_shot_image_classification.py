@@ -220,7 +220,7 @@ class ZeroShotImageClassification(ImageClassification):
         vision = model.config.vision_config
         if vision.patch_size > vision.image_size:
             raise InputError(
-                "architecture_args", settings.get("vision_config"), f"patches of {vision.patch_size} px do not fit into "
+                "architecture_args", settings.get("vision_config"), f"patches of {vision.patch_size} px do not fit in "
                 f"images of {vision.image_size} px; give a smaller patch_size"
             )  # fmt: skip
         tokenizer.model_max_length = text["max_position_embeddings"]
