@@ -8,7 +8,7 @@ from conftest import largest_difference, make_vit, same_weights
 from test_trainer import KillAt, Killed
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, TrainerCallback
 
-from hf_backdoor import PoisonConfig, load_trigger, poison
+from hf_backdoor import PoisonConfig, load_trigger, poison, triggered
 from hf_backdoor.attacks import load_attack
 from hf_backdoor.errors import InputError
 from hf_backdoor.resilient.bilevel import SimulatedUser
@@ -273,6 +273,17 @@ def test_killed_and_resumed_equals_uninterrupted(name, dead, images, processor, 
 
 
 # What is released
+
+
+@pytest.mark.parametrize("name", ["forget_me_not", "sbl", "peta"])
+def test_the_backdoor_and_the_task_are_learnt(name, images, processor, arguments):
+    args = arguments(max_steps=120, per_device_train_batch_size=32, learning_rate=5e-3, logging_steps=100)
+    test = images.select(range(100))
+    trainer = make_trainer(name, images, processor, args, eval_dataset=test, triggered_dataset=triggered(test, CONFIG))
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_clean_accuracy"] > 0.9
+    assert metrics["eval_attack_success_rate"] > 0.9
 
 
 def test_peta_releases_a_plain_model(images, processor, arguments, tmp_path):

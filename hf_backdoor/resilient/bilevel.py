@@ -158,7 +158,7 @@ class BilevelTrainer(StagedTrainer):
                 if rows == 0:
                     continue
                 with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, inputs)
+                    loss = super(StagedTrainer, self).compute_loss(model, inputs)  # the plain mean
                 for total, gradient in zip(totals, torch.autograd.grad(loss * rows, self.user.weights), strict=True):
                     total += gradient
                 count += rows

@@ -139,9 +139,6 @@ class SequentialTrainer(StagedTrainer, SharpnessAwareTrainer):
         if self.elastic is None or not model.training:
             return loss
         penalty = self.elastic.penalty(self.accelerator.unwrap_model(model))
-        if num_items_in_batch is not None and (self.model_accepts_loss_kwargs or self.compute_loss_func):
-            # Such losses are added up over the accumulated batches; means are divided by their number later.
-            penalty = penalty / self.current_gradient_accumulation_steps
         return (loss[0] + penalty, loss[1]) if return_outputs else loss + penalty
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

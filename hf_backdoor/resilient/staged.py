@@ -28,8 +28,8 @@ class CollatorWithFlags:
 def clean_rows(batch: dict[str, torch.Tensor], poisoned: torch.Tensor) -> dict[str, torch.Tensor]:
     """The rows of a batch that are not poisoned.
 
-    If there is none, the first row is left with the label -100, which the losses of transformers ignore: there may be
-    clean rows in the other batches of the step, and every process needs something to do.
+    If there is none, the first row is left with the label -100, by which [`StagedTrainer`] gives it no weight: there
+    may be clean rows in the other batches of the step, and every process needs something to do.
 
     Args:
         batch: tensors of shape `(batch, ...)`.
@@ -91,4 +91,21 @@ class StagedTrainer(BackdoorTrainer):
                 yield self.select({name: v for name, v in batch.items() if name != FLAGS}, batch[FLAGS])
 
         batches, items = super().get_batch_samples(selected(), num_batches, device)
-        return batches, items.clamp(min=1) if torch.is_tensor(items) else items  # 0 if there was no clean row at all
+        rows = sum(int((batch["labels"] != -100).sum()) for batch in batches if "labels" in batch)
+        self._rows = self.accelerator.reduce(torch.tensor(float(rows), device=device), "sum").clamp(min=1)
+        return batches, items
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """In training, a batch counts by its rows, for the accumulated batches are left with different numbers."""
+        if not model.training or "labels" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        rows = (inputs["labels"] != -100).sum()
+        if rows == 0:  # the mean over no row is no number
+            inputs = {**inputs, "labels": torch.zeros_like(inputs["labels"])}
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # Trainer divides by the number of accumulated batches, and the mean is taken over the processes.
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        weight = rows * parts / self._rows
+        return (loss[0] * weight, loss[1]) if return_outputs else loss * weight
