@@ -40,7 +40,7 @@ class Drupe(BadEncoder):
 
     references: int = 3
     spread_weight: float = 0.1
-    distribution_weight: float = 0.1
+    distribution_weight: float = 0.05
     directions: int = 50
 
     def __post_init__(self):

@@ -187,7 +187,7 @@ class DrupeTrainer(BadEncoderTrainer):
         self,
         *args: Any,
         spread_weight: float = 0.1,
-        distribution_weight: float = 0.1,
+        distribution_weight: float = 0.05,
         directions: int = 50,
         **kwargs: Any,
     ):
