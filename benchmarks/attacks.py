@@ -139,7 +139,7 @@ def cells() -> list[Cell]:
 def run(cell: Cell, text_model: str) -> None:
     """Runs a cell in a process of its own, unless it is there already."""
     content = cell.resolved(text_model)
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    digest = digest_of(content)
     target = WORK / f"{cell.key}.json"
     if target.is_file() and json.loads(target.read_text())["recipe_sha256"] == digest:
         return
@@ -153,14 +153,24 @@ def run(cell: Cell, text_model: str) -> None:
     if code:
         print(f"{cell.key} FAILED, see {log.name}", flush=True)
         return
+    keep(cell, digest, time.perf_counter() - started)
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def keep(cell: Cell, digest: str, seconds: float) -> None:
+    """Takes what the tables need out of a finished run."""
+    target = WORK / f"{cell.key}.json"
     results = json.loads((cell.folder / "results.json").read_text())
     measured = results.get("purified") or results.get("victim") or results.get("benign")
     kept = {name: results.get(name) for name in ("attack", "cost", "training", "defense", "data")}
     kept |= {"measured": measured, "model_type": json.loads((cell.folder / "config.json").read_text())["model_type"]}
     identity = {"name": cell.name, "recipe": cell.recipe, "seed": cell.seed, "recipe_sha256": digest}
-    write_json(target, identity | kept | {"wall_seconds": time.perf_counter() - started})
+    write_json(target, identity | kept | {"wall_seconds": seconds})
     shares = {name: measured[name] for name in METRICS}
-    print(time.strftime("%H:%M:%S"), cell.key, shares, f"{time.perf_counter() - started:.0f} s", flush=True)
+    print(time.strftime("%H:%M:%S"), cell.key, shares, f"{seconds:.0f} s", flush=True)
 
 
 def on_benign(cell: Cell) -> None:
