@@ -36,7 +36,6 @@ def test_every_attack_poisons_a_data_set(name, folders, tmp_path, capsys):
     entry = ENTRIES[name]
     data = folders / f"{'text' if entry.modality == 'text' else 'image'}.parquet"
     arguments = ["poison", "--dataset", str(data), "--attack", name, "--output", str(tmp_path / "out")]
-    arguments += ["--rate", "0.1"]
     if name in NEED_MODEL:
         arguments += ["--attack_args", f"model={folders / 'model'}", "steps=2"]
     elif name in FOR_12_PIXELS:
@@ -49,7 +48,7 @@ def test_every_attack_poisons_a_data_set(name, folders, tmp_path, capsys):
     assert code == 0
     poisoned = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
     stored = json.loads((tmp_path / "out" / "poison.json").read_text())
-    assert sum(poisoned["is_poisoned"]) == round(0.1 * len(poisoned))
+    assert sum(poisoned["is_poisoned"]) == round(stored["rate"] * len(poisoned)) > 0
     assert sum(poisoned["is_cover"]) == round(stored["cover_rate"] * len(poisoned))
     column = "text" if "text" in poisoned.features else "image"
     clean = load_dataset("parquet", data_files=str(data), cache_dir=str(tmp_path / "cache"))["train"]

@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import parse_assignments
 from ..data import class_names, load_data, pick_split, resolve_columns
@@ -96,6 +96,8 @@ class TaskOptions:
 class AttackOptions:
     """The attack."""
 
+    trains: ClassVar[bool] = False  # what an attack says of poisoning in its own training is for that alone
+
     attack: str | None = option(None, "Name of the attack, see `hf-backdoor attacks`; or package.module:Class.")
     attack_from: str | None = option(
         None, "Or the folder of a victim or of poisoned data: the attack that was used there, with all its settings."
@@ -108,7 +110,6 @@ class AttackOptions:
     label_mode: str | None = option(
         None, "dirty relabels samples of other classes, clean takes samples of the target; the default is the attack's."
     )
-
     cover_rate: float | None = option(
         None, "Share of all samples that get the trigger and keep their label; the default is the attack's, mostly 0."
     )
@@ -132,7 +133,7 @@ class AttackOptions:
 
     def poison_config(self, dataset: Dataset, label_column: str, seed: int) -> PoisonConfig:
         """The configuration, checked against the classes of the data set."""
-        from ..attacks import poison_settings
+        from ..attacks import Attack, poison_settings
         from ..poisoning import PoisonConfig
         from ..samplers import load_sampler
 
@@ -143,6 +144,7 @@ class AttackOptions:
         how, trigger = self.load_attack()
         optional = ("rate", "label_mode", "cover_rate")
         given = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
+        usual = poison_settings(how if self.trains else Attack(), trigger)
         return PoisonConfig(
             trigger=trigger,
             target_label=_target(self.target_label, dataset, label_column),
@@ -150,7 +152,7 @@ class AttackOptions:
             targets=self.targets,
             sampler=load_sampler(self.sampler, **parse_assignments(self.sampler_args, "sampler_args")),
             also=tuple(_another(text, dataset, label_column, seed) for text in self.also),
-            **poison_settings(how, trigger) | given,
+            **usual | given,
         )
 
 

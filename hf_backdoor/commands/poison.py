@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     (options,) = ConfigParser([PoisonOptions], "hf-backdoor poison", __doc__).parse(argv)
     if options.output is None:
         raise InputError("output", None, "name a folder with --output")
-    if options.attack is None:
+    if not options.measures_attack:
         raise InputError("attack", None, "name a trigger with --attack")
     folder = check_output(options.output, overwrite=options.overwrite)
     data = options.load()

@@ -6,7 +6,7 @@ Example: hf-backdoor train --dataset fashion_mnist_mini --architecture vit --att
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..config import ConfigParser, parse_assignments
 from ..errors import InputError
@@ -16,6 +16,8 @@ from .options import AttackOptions, DataOptions, TaskOptions, option, test_set
 @dataclass
 class TrainOptions(DataOptions, TaskOptions, AttackOptions):
     """The model, the data and the attack."""
+
+    trains: ClassVar[bool] = True
 
     model: str | None = option(None, "Folder or Hub id of a model to start from.")
     architecture: str | None = option(None, "Or a model type of transformers, e.g. vit, to start from scratch.")
