@@ -176,7 +176,7 @@ def purifying(*arguments):
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--rate", "0.001"), "rate=0.001: poisons none of 300"),
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--attack_args", "size=13"), "larger than the 12x12"),
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--attack_args", "size"), "write it as name=value"),
-        (("poison", "--dataset", "DATA", "--attack", "nothing"), "attack='nothing': unknown; choose one of badnets"),
+        (("poison", "--dataset", "DATA", "--attack", "nothing"), "attack='nothing': unknown; choose one of adap_blend"),
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--split", "dev"), "split='dev': no such split"),
         (("poison", "--dataset", "DATA"), "attack=None: name a trigger with --attack"),
         (("poison", "--nonsense", "3"), "--nonsense"),
