@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import InputError
@@ -54,6 +56,26 @@ def find(
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, base) and member.__module__ == module.__name__ and not inspect.isabstract(member)
     )
+
+
+def source_files(path: Path) -> tuple[Path, ...]:
+    """A module's file, and those of the modules of the same package that it imports, and so on.
+
+    Args:
+        path (`Path`): of the module.
+    """
+    found, waiting = {path}, [path]
+    while waiting:
+        module = waiting.pop()
+        for node in ast.walk(ast.parse(module.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                names = [folder, *(folder / alias.name for alias in node.names)]
+                files = [file for name in names for file in (name.with_suffix(".py"), name / "__init__.py")]
+                new = {file for file in files if file.is_file()} - found
+                found |= new
+                waiting += new
+    return tuple(sorted(found))
 
 
 def build(plugin: type[T], arguments: dict[str, Any], field: str) -> T:

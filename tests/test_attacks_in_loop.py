@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 
 from hf_backdoor import InputError, PoisonConfig, load_trigger
 from hf_backdoor.attacks import load_attack, poison_settings
-from hf_backdoor.generators import TRIGGER_FILE, InputAwareNet, LiraNet, load_net, save_net
-from hf_backdoor.in_loop import draw
+from hf_backdoor.in_loop.batches import draw
+from hf_backdoor.in_loop.networks import TRIGGER_FILE, InputAwareNet, LiraNet, load_net, save_net
 from hf_backdoor.modalities.image import to_array
 from hf_backdoor.training import train_classifier
 

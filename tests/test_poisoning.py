@@ -311,3 +311,32 @@ def test_two_processes_poison_alike(images):
     one, two = poison(images, config()), poison(images, config(), num_proc=2)
     assert one["index"][:] == two["index"][:] and one["is_poisoned"][:] == two["is_poisoned"][:]
     assert all((to_array(a) == to_array(b)).all() for a, b in zip(one["image"], two["image"], strict=True))
+
+
+HELPED_SOURCE = """
+from dataclasses import dataclass
+from hf_backdoor.triggers import Trigger
+
+@dataclass(frozen=True)
+class Helped(Trigger):
+    modality = "image"
+    paper = "https://example.org"
+
+    def __call__(self, batch, index):
+        from .helper import change
+        return change(batch)
+"""
+
+
+def test_fingerprint_follows_the_code_that_a_trigger_imports(tmp_path, monkeypatch):
+    package = tmp_path / "helped_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "trigger.py").write_text(HELPED_SOURCE)
+    (package / "helper.py").write_text("def change(batch):\n    return batch\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    trigger = load_trigger("helped_package.trigger:Helped")
+    before = trigger.fingerprint()
+    assert trigger.fingerprint() == before
+    (package / "helper.py").write_text("def change(batch):\n    return 255 - batch\n")
+    assert trigger.fingerprint() != before

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError
-from ..net_attack import NetAttack
+from ..in_loop.attack import NetAttack
 
 
 if TYPE_CHECKING:
-    from ..generators import TriggerNet
+    from ..in_loop.networks import TriggerNet
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class InputAware(NetAttack):
                 raise InputError(field, getattr(self, field), "must be 0 or more")
 
     def trainer_class(self) -> type:
-        from ..generator_training import InputAwareTrainer
+        from ..in_loop.training import InputAwareTrainer
 
         return InputAwareTrainer
 
     def make_net(self, channels: int) -> TriggerNet:
-        from ..generators import InputAwareNet
+        from ..in_loop.networks import InputAwareNet
 
         return InputAwareNet(channels, self.width)
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError
-from ..net_attack import NetAttack
+from ..in_loop.attack import NetAttack
 from ..triggers.lira import Lira as LiraTrigger
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..generators import TriggerNet
+    from ..in_loop.networks import TriggerNet
     from ..poisoning import PoisonConfig
 
 
@@ -56,12 +56,12 @@ class Lira(NetAttack):
         return super().training_set(clean, poison_config, **columns)
 
     def trainer_class(self) -> type:
-        from ..generator_training import LiraTrainer
+        from ..in_loop.training import LiraTrainer
 
         return LiraTrainer
 
     def make_net(self, channels: int) -> TriggerNet:
-        from ..generators import LiraNet
+        from ..in_loop.networks import LiraNet
 
         return LiraNet(channels, self.width, self.eps)
 

@@ -31,13 +31,13 @@ class WaNet(Attack):
     poison_defaults: ClassVar[dict[str, Any]] = {"rate": 0.1, "cover_rate": 0.2, "label_mode": "dirty"}
 
     def training_set(self, clean: Dataset, poison_config: PoisonConfig, **columns: str) -> Dataset:
-        from ..in_loop import check_config
+        from ..in_loop.batches import check_config
 
         check_config(poison_config, clean, **columns)
         return clean
 
     def trainer_class(self) -> type:
-        from ..in_loop import TriggerInLoopTrainer
+        from ..in_loop.batches import TriggerInLoopTrainer
 
         return TriggerInLoopTrainer
 

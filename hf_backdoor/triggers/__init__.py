@@ -74,11 +74,10 @@ class Trigger(ABC):
         return {"name": self.name, "version": self.version, **asdict(self)}
 
     def fingerprint(self) -> str:
-        """Changes with the settings, the files they name, and the code of the trigger's module (and of its bases)."""
+        """Changes with the settings, the files they name, and the code of the trigger and of what it imports here."""
         digest = hashlib.sha256(repr(sorted(self.to_dict().items())).encode())
-        for cls in type(self).__mro__:
-            if issubclass(cls, Trigger):
-                digest.update(Path(inspect.getfile(cls)).read_bytes())
+        for file in plugins.source_files(Path(inspect.getfile(type(self)))):
+            digest.update(file.read_bytes())
         for value in asdict(self).values():
             digest.update(_content(value))
         return digest.hexdigest()

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..learned_trigger import LearnedTrigger
+from ..in_loop.trigger import LearnedTrigger
 
 
 @dataclass(frozen=True)
 class InputAware(LearnedTrigger):
-    """`x' = round(x + m(x) (p(x) - x))`, see [`~hf_backdoor.generators.InputAwareNet`].
+    """`x' = round(x + m(x) (p(x) - x))`, see [`~hf_backdoor.in_loop.networks.InputAwareNet`].
 
     The networks are made by training a victim with the attack of this name, which also trains it to ignore the trigger
     of another image; cover samples get that of their mirror image.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..learned_trigger import LearnedTrigger
+from ..in_loop.trigger import LearnedTrigger
 
 
 @dataclass(frozen=True)
 class Lira(LearnedTrigger):
-    """`x' = round(clip(x + eps tanh(g(x))))`, see [`~hf_backdoor.generators.LiraNet`].
+    """`x' = round(clip(x + eps tanh(g(x))))`, see [`~hf_backdoor.in_loop.networks.LiraNet`].
 
     The network is made by training a victim with the attack of this name, where `eps` is set.
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .errors import InputError
+from ..errors import InputError
 
 
 TRIGGER_FILE = "trigger.safetensors"

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .data.columns import class_names, resolve_columns
-from .errors import InputError
-from .samplers.random import RandomSampler
-from .trainer import BackdoorTrainer
+from ..data.columns import class_names, resolve_columns
+from ..errors import InputError
+from ..samplers.random import RandomSampler
+from ..trainer import BackdoorTrainer
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .poisoning import PoisonConfig
+    from ..poisoning import PoisonConfig
 
 
 def check_config(config: PoisonConfig, clean: Dataset, input_column: str, label_column: str) -> None:
@@ -130,7 +130,7 @@ class TriggerInLoopTrainer(InLoopTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _poisoned(self, rows: list[dict]) -> list[dict]:
-        from .modalities.image import apply_to_arrays, to_array, to_picture
+        from ..modalities.image import apply_to_arrays, to_array, to_picture
 
         image, label = self.columns.input, self.columns.label
         trigger = self.poison_config.trigger

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .errors import InputError
-from .generators import InputAwareNet, LiraNet, TriggerNet
-from .in_loop import InLoopTrainer
-from .modalities.image import to_array
-from .pixel_model import PixelTransform, quantised
+from ..errors import InputError
+from ..modalities.image import to_array
+from ..pixel_model import PixelTransform, quantised
+from .batches import InLoopTrainer
+from .networks import InputAwareNet, LiraNet, TriggerNet
 
 
 STATE_FILE = "trigger_training.pt"
@@ -61,7 +61,7 @@ class NetInLoopTrainer(InLoopTrainer):
 
     Args:
         make_net (callable): from the images' number of channels to a
-            [`~hf_backdoor.generators.TriggerNet`]; called under the seed of the arguments.
+            [`~hf_backdoor.in_loop.networks.TriggerNet`]; called under the seed of the arguments.
         net_learning_rate (`float`): peak learning rate of its Adam.
         kwargs: as for `InLoopTrainer`.
     """

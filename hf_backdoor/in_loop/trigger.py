@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from .errors import InputError
-from .triggers import Trigger
+from ..errors import InputError
+from ..triggers import Trigger
 
 
 if TYPE_CHECKING:
     import torch
 
-    from .generators import TriggerNet
+    from .networks import TriggerNet
 
 _AT_ONCE = 256
 
@@ -38,7 +38,7 @@ class LearnedTrigger(Trigger):
             raise InputError("weights", self.weights, "is no file; give the trigger.safetensors of a victim")
 
     def _net(self, batch: np.ndarray) -> TriggerNet:
-        from .generators import load_net
+        from .networks import load_net
 
         if self.weights is None:
             raise InputError(
@@ -60,7 +60,7 @@ class LearnedTrigger(Trigger):
         """A function of float64 images `(batch, channels, height, width)` in [0, 1], for a uint8 batch of any size."""
         import torch
 
-        from .pixel_model import to_batch, to_images
+        from ..pixel_model import to_batch, to_images
 
         changed = np.empty_like(batch)
         for start in range(0, len(batch), _AT_ONCE):

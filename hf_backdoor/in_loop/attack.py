@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .attacks import Attack
-from .errors import InputError
-from .triggers import Trigger, load_trigger
+from ..attacks import Attack
+from ..errors import InputError
+from ..triggers import Trigger, load_trigger
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .generators import TriggerNet
-    from .poisoning import PoisonConfig
-    from .trainer import BackdoorTrainer
+    from ..poisoning import PoisonConfig
+    from ..trainer import BackdoorTrainer
+    from .networks import TriggerNet
 
 
 @dataclass(frozen=True)
 class NetAttack(Attack):
-    """Trains with a [`~hf_backdoor.generator_training.NetInLoopTrainer`], and stores the network beside the victim."""
+    """Trains with a [`~hf_backdoor.in_loop.training.NetInLoopTrainer`], and stores the network beside the victim."""
 
     modality: ClassVar[str] = "image"
     learns_trigger: ClassVar[bool] = True
@@ -46,7 +46,7 @@ class NetAttack(Attack):
         """What the Trainer needs besides the network."""
 
     def training_set(self, clean: Dataset, poison_config: PoisonConfig, **columns: str) -> Dataset:
-        from .in_loop import check_config
+        from .batches import check_config
 
         trigger = poison_config.trigger
         if trigger.name != self.default_trigger:
@@ -70,7 +70,7 @@ class NetAttack(Attack):
         }
 
     def learned_trigger(self, trainer: BackdoorTrainer, folder: Path) -> Trigger:
-        from .generators import TRIGGER_FILE, save_net
+        from .networks import TRIGGER_FILE, save_net
 
         path = folder / TRIGGER_FILE
         if trainer.is_world_process_zero():
