@@ -248,4 +248,4 @@ def test_a_folder_in_use_is_not_touched(data, tmp_path, capsys):
 
 def test_unknown_command(capsys):
     assert main(["fly"]) == 2
-    assert "choose one of demo, poison" in capsys.readouterr().err
+    assert "choose one of demo, attacks, poison" in capsys.readouterr().err

@@ -12,8 +12,10 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..config import ConfigParser, parse_assignments
+from ..errors import InputError
 from .options import AttackOptions, option
 from .train import TRAINING_DEFAULTS
 
@@ -22,7 +24,9 @@ from .train import TRAINING_DEFAULTS
 class DemoOptions(AttackOptions):
     """What to show."""
 
-    attack: str = option("badnets", "Name of an image trigger, e.g. badnets or blended.")
+    trains: ClassVar[bool] = True
+
+    attack: str = option("badnets", "Name of an image attack, e.g. badnets or blended; see `hf-backdoor attacks`.")
     seed: int = option(0, "Of the split, the poison, the weights and the order of the data.")
     output: str = option("runs/demo", "Folder for everything that is made.")
     defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
@@ -54,6 +58,7 @@ def main(argv: list[str]) -> None:
     from ..cards.rendering import measures_table
     from ..data import class_names, load_data, split_off
     from ..defenses import load_defense
+    from ..poisoning import PoisonConfig
     from ..purification import check_output, default_arguments, purify
     from ..results import RESULTS_FILE, write_json
     from ..tasks import task_named
@@ -67,6 +72,9 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(1)
     folder = check_output(options.output, overwrite=options.overwrite)
     data = load_data(DATA)
+    how, _ = options.load_attack()
+    if how.task is not None:
+        raise InputError("attack", options.attack, f"is for {how.task}, and the demo has a classifier; see recipes/")
     attack = options.poison_config(data["train"], "label", options.seed)
     defense = load_defense(options.defense, **parse_assignments(options.defense_args, "defense_args"))
     train, clean = split_off(data["train"], CLEAN_SAMPLES, options.seed)
@@ -77,16 +85,20 @@ def main(argv: list[str]) -> None:
         print(f"\n[{number}/3] Training the {name} model on {len(train)} images", flush=True)
         set_seed(options.seed)
         model, processor = task_named("image-classification").from_scratch("vit", VIT, class_names(train, "label"))
-        settings = TRAINING | {"seed": options.seed, "eval_strategy": "no", "logging_strategy": "no"}
-        args = TrainingArguments(str(folder / name), **settings)
+        quiet = {"eval_strategy": "no", "logging_strategy": "no"}
+        settings = TRAINING | how.training_defaults() | quiet
+        args = TrainingArguments(str(folder / name), seed=options.seed, **settings)
         trained[name] = train_classifier(
             model,
             args,
             train,
             processing_class=processor,
+            how=how,
             poisoned=name == "victim",
             **common,
         )
+        if name == "victim":
+            common["attack"] = PoisonConfig.from_dict(trained[name]["attack"])  # training may have made the trigger
     print(f"\n[3/3] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
     args = default_arguments(defense, folder / "purified", seed=options.seed, logging_strategy="no")
     victim_seconds = trained["victim"]["cost"]["training_seconds"]
