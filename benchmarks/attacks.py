@@ -89,11 +89,22 @@ class Cell:
         shared = {"seed": self.seed, "output_dir": str(self.folder), "disable_tqdm": True, "overwrite": True}
         return replace(content) | self.settings | shared
 
-    def needs(self) -> set[str]:
-        """Keys of the cells that must be there first."""
+    def needs(self) -> list[Cell]:
+        """The cells that must be there first."""
         text = json.dumps(self.resolved(TEXT_MODEL))
-        names = {f"{name}-{self.seed}" for name in recipe_names()}
-        return {key for key in names if f'{WORK}/{key}"' in text or f"{WORK}/{key}/" in text} - {self.key}
+        others = [Cell(name, name, self.seed) for name in recipe_names() if name != self.name]
+        return [other for other in others if f'{other.folder}"' in text or f"{other.folder}/" in text]
+
+    def digest(self, text_model: str) -> str:
+        """Changes with the recipe, and with that of every run that it builds on."""
+        parts = [json.dumps(self.resolved(text_model), sort_keys=True)]
+        parts += [other.digest(text_model) for other in self.needs()]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def done(self, text_model: str) -> bool:
+        """Whether it has been run by its present recipe."""
+        kept = WORK / f"{self.key}.json"
+        return kept.is_file() and json.loads(kept.read_text())["recipe_sha256"] == self.digest(text_model)
 
 
 def recipe_names() -> list[str]:
@@ -101,10 +112,8 @@ def recipe_names() -> list[str]:
 
 
 def benign_of(recipe: str) -> str:
-    """The benign model to compare with: of the same kind, trained in the same way on clean data."""
+    """The benign model to compare with: of the same kind, trained on clean data."""
     content = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
-    if content.get("benign"):
-        return content["benign"]
     if "task" in content:
         return "clip_benign"
     if content.get("attack") == "self_supervised":
@@ -137,15 +146,13 @@ def cells() -> list[Cell]:
 
 
 def run(cell: Cell, text_model: str) -> None:
-    """Runs a cell in a process of its own, unless it is there already."""
-    content = cell.resolved(text_model)
-    digest = digest_of(content)
-    target = WORK / f"{cell.key}.json"
-    if target.is_file() and json.loads(target.read_text())["recipe_sha256"] == digest:
+    """Runs a cell in a process of its own, unless it is there already or what it needs is not."""
+    if cell.done(text_model) or not all(other.done(text_model) for other in cell.needs()):
         return
     WORK.mkdir(parents=True, exist_ok=True)
+    (WORK / f"{cell.key}.json").unlink(missing_ok=True)
     config = WORK / f"{cell.key}.yaml"
-    config.write_text(yaml.safe_dump(content))
+    config.write_text(yaml.safe_dump(cell.resolved(text_model)))
     started = time.perf_counter()
     with open(WORK / f"{cell.key}.log", "w") as log:
         command = [sys.executable, "-m", "hf_backdoor.cli", cell.command, "--config", str(config)]
@@ -153,37 +160,37 @@ def run(cell: Cell, text_model: str) -> None:
     if code:
         print(f"{cell.key} FAILED, see {log.name}", flush=True)
         return
-    keep(cell, digest, time.perf_counter() - started)
+    keep(cell, text_model, time.perf_counter() - started)
 
 
-def digest_of(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def keep(cell: Cell, digest: str, seconds: float) -> None:
+def keep(cell: Cell, text_model: str, seconds: float) -> None:
     """Takes what the tables need out of a finished run."""
     target = WORK / f"{cell.key}.json"
     results = json.loads((cell.folder / "results.json").read_text())
     measured = results.get("purified") or results.get("victim") or results.get("benign")
     kept = {name: results.get(name) for name in ("attack", "cost", "training", "defense", "data")}
     kept |= {"measured": measured, "model_type": json.loads((cell.folder / "config.json").read_text())["model_type"]}
-    identity = {"name": cell.name, "recipe": cell.recipe, "seed": cell.seed, "recipe_sha256": digest}
+    identity = {"name": cell.name, "recipe": cell.recipe, "seed": cell.seed}
+    identity["recipe_sha256"] = cell.digest(text_model)
     write_json(target, identity | kept | {"wall_seconds": seconds})
     shares = {name: measured[name] for name in METRICS}
     print(time.strftime("%H:%M:%S"), cell.key, shares, f"{seconds:.0f} s", flush=True)
 
 
-def on_benign(cell: Cell) -> None:
+def on_benign(cell: Cell, text_model: str) -> None:
     """What the benign model makes of the attack's trigger; without it, nobody knows what the attack has added."""
     target = WORK / f"{cell.key}.on_benign.json"
-    victim = WORK / f"{cell.key}.json"
-    benign = WORK / f"{benign_of(cell.recipe)}-{cell.seed}"
-    if not victim.is_file() or json.loads(victim.read_text())["attack"] is None or not benign.is_dir():
+    planned = {other.key: other for other in cells()}
+    benign = planned.get(f"{benign_of(cell.recipe)}-{cell.seed}")
+    if "@" in cell.name or benign is None or not (cell.done(text_model) and benign.done(text_model)):
         return
-    if target.is_file() and target.stat().st_mtime > victim.stat().st_mtime:
+    if json.loads((WORK / f"{cell.key}.json").read_text())["attack"] is None:
+        return
+    sources = [WORK / f"{other.key}.json" for other in (cell, benign)]
+    if target.is_file() and target.stat().st_mtime > max(source.stat().st_mtime for source in sources):
         return
     content = yaml.safe_load((RECIPES / f"{cell.recipe}.yaml").read_text())
-    flags = {"model": benign, "attack_from": cell.folder, "dataset": content["dataset"], "output": target}
+    flags = {"model": benign.folder, "attack_from": cell.folder, "dataset": content["dataset"], "output": target}
     flags |= {"batch_size": 250} | ({"task": content["task"]} if "task" in content else {})
     command = [sys.executable, "-m", "hf_backdoor.cli", "evaluate"]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
@@ -192,20 +199,37 @@ def on_benign(cell: Cell) -> None:
             print(f"{cell.key} on its benign model FAILED, see {log.name}", flush=True)
 
 
+def with_needs(chosen: list[Cell]) -> list[Cell]:
+    """The cells, and before them those that they build on or are compared with."""
+    planned = {cell.key: cell for cell in cells()}
+    found: dict[str, Cell] = {}
+
+    def add(cell: Cell) -> None:
+        others = [other.key for other in cell.needs()]
+        if cell.command == "train":
+            others.append(f"{benign_of(cell.recipe)}-{cell.seed}")
+        for key in others:
+            if key in planned and key not in found and key != cell.key:
+                add(planned[key])
+        found.setdefault(cell.key, cell)
+
+    for cell in chosen:
+        add(cell)
+    return list(found.values())
+
+
 def run_all(chosen: list[Cell], workers: int, text_model: str) -> None:
     """Runs the cells, each after those that it needs."""
-    waiting, done = list(chosen), {cell.key for cell in chosen if (WORK / f"{cell.key}.json").is_file()}
-    keys = {cell.key for cell in chosen}
+    waiting, finished = list(chosen), set()
     while waiting:
-        ready = [cell for cell in waiting if not (cell.needs() & keys - done)]
-        if not ready:
-            raise SystemExit(f"these wait for each other: {', '.join(cell.key for cell in waiting)}")
+        keys = {cell.key for cell in waiting}
+        ready = [cell for cell in waiting if not keys & {other.key for other in cell.needs()}]
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda cell: run(cell, text_model), ready))
-        done |= {cell.key for cell in ready}
-        waiting = [cell for cell in waiting if cell not in ready]
+        finished |= {cell.key for cell in ready}
+        waiting = [cell for cell in waiting if cell.key not in finished]
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(on_benign, [cell for cell in chosen if cell.command == "train"]))
+        list(pool.map(lambda cell: on_benign(cell, text_model), [cell for cell in chosen if cell.command == "train"]))
 
 
 def _share(values: Iterable[float | None]) -> str:
@@ -259,14 +283,13 @@ def fill(page: Path, contents: dict[str, str]) -> None:
 
 def collect(text_model: str) -> None:
     """Writes the results file, and in it which of the planned runs are missing, if any."""
-    paths = [WORK / f"{cell.key}.json" for cell in cells()]
-    missing = [path.stem for path in paths if not path.is_file()]
+    planned = cells()
+    missing = [cell.key for cell in planned if not cell.done(text_model)]
+    paths = [WORK / f"{cell.key}.json" for cell in planned if cell.key not in missing]
     if missing:
-        print(f"{len(missing)} of {len(paths)} runs are missing: {', '.join(missing)}")
+        print(f"{len(missing)} of {len(planned)} runs are missing: {', '.join(missing)}")
     rows = []
     for path in paths:
-        if not path.is_file():
-            continue
         row = json.loads(path.read_text())
         other = path.with_suffix(".on_benign.json")
         row["on_benign"] = json.loads(other.read_text())["measured"] if other.is_file() else None
@@ -299,7 +322,7 @@ def main() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     chosen = [cell for cell in cells() if not options.only or cell.name in options.only or cell.recipe in options.only]
     chosen = [cell for cell in chosen if not options.seeds or cell.seed in options.seeds]
-    run_all(chosen, options.workers, options.text_model)
+    run_all(with_needs(chosen), options.workers, options.text_model)
     if not (options.only or options.seeds):
         collect(options.text_model)
 
