@@ -26,6 +26,7 @@ class Entry:
         trigger (`type`): its trigger.
         summary (`str`): the first sentence of its module.
         settings (`dict`): of the attack and of its trigger, with their defaults.
+        trigger_settings (`dict`): those that the attack sets for its trigger.
         poison (`dict`): of the poisoning, where they are not the usual ones.
     """
 
@@ -38,6 +39,7 @@ class Entry:
     trigger: type[Trigger]
     summary: str
     settings: dict[str, Any]
+    trigger_settings: dict[str, Any]
     poison: dict[str, Any]
 
 
@@ -72,7 +74,8 @@ def catalog() -> list[Entry]:
                 learns_trigger=training.learns_trigger,
                 trigger=trigger,
                 summary=_summary(described),
-                settings=_defaults(training) | _defaults(trigger),
+                settings=_defaults(training) | _defaults(trigger) | training.trigger_defaults,
+                trigger_settings=dict(training.trigger_defaults),
                 poison={**trigger.poison_defaults, **training.poison_defaults},
             )
         )
@@ -81,4 +84,4 @@ def catalog() -> list[Entry]:
 
 def shown(settings: dict[str, Any]) -> str:
     """Settings on one line, as they are typed after `--attack_args`."""
-    return " ".join(f"{name}={shlex.quote(str(value))}" for name, value in settings.items())
+    return " ".join(f"{name}={shlex.quote(str(value))}" for name, value in settings.items() if value is not None)

@@ -12,6 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError
+from .plugins import Typed
 
 
 class ConfigParser(HfArgumentParser):
@@ -79,6 +80,16 @@ def parse_assignments(pairs: list[str] | dict[str, Any] | None, field: str) -> d
     """`["size=3", "position=top-left"]`, or a mapping from YAML, as a dict with YAML's types.
 
     Raises:
+        InputError: a piece has no `=`, or is no YAML.
+    """
+    typed = plugin_settings(pairs, field)
+    return {name: as_yaml(value, field) if isinstance(value, Typed) else value for name, value in typed.items()}
+
+
+def plugin_settings(pairs: list[str] | dict[str, Any] | None, field: str) -> dict[str, Any]:
+    """The same for [`~hf_backdoor.plugins.build`], which knows the type of each setting: texts stay as typed.
+
+    Raises:
         InputError: a piece has no `=`.
     """
     if isinstance(pairs, dict):
@@ -88,12 +99,20 @@ def parse_assignments(pairs: list[str] | dict[str, Any] | None, field: str) -> d
         name, equals, value = pair.partition("=")
         if not equals:
             raise InputError(field, pair, "write it as name=value")
-        assignments[name] = _scalar(value)
+        assignments[name] = Typed(value)
     return assignments
 
 
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
+def as_yaml(text: str, field: str) -> Any:
+    """A scalar with YAML's types.
+
+    Raises:
+        InputError: it is no YAML.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(field, text, "cannot be read; put it into quotes") from error
     if isinstance(value, str):
         try:
             return float(value)  # 3e-4, which YAML 1.1 does not take for a number

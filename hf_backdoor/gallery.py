@@ -50,7 +50,7 @@ def write_gallery(
             "sentences": [], "missing": None, "setting": None,
         }  # fmt: skip
         try:
-            trigger = learned.get(entry.name) or entry.trigger()
+            trigger = learned.get(entry.name) or entry.trigger(**entry.trigger_settings)
             item["setting"] = trigger_settings(trigger, entry)
             if trigger.modality == "image":
                 item["picture"] = f"{entry.name}.png"
@@ -59,7 +59,7 @@ def write_gallery(
                 index = np.arange(INDEX, INDEX + len(SENTENCES))
                 item["sentences"] = list(zip(SENTENCES, trigger.at_test()(list(SENTENCES), index), strict=True))
         except InputError as error:
-            item["missing"], item["picture"] = str(error), None
+            item["missing"], item["picture"] = str(InputError(error.field, portable(error.value), error.mend)), None
         items.append(item)
     page = folder / "README.md"
     page.write_text(render("gallery.md", items=items, command=command), encoding="utf-8")
@@ -87,10 +87,11 @@ def draw(path: Path, trigger: Trigger, arrays: list[np.ndarray]) -> None:
     stages = {"poisoned": trigger}
     if trigger.at_test() != trigger:
         stages = {"poisoned for training": trigger, "triggered at test": trigger.at_test()}
-    figure = Figure(figsize=(1.75 * (len(stages) + 2), 1.95 * len(arrays)), layout="constrained")
+    fitting = _that_it_fits(trigger, arrays)
+    figure = Figure(figsize=(1.75 * (len(stages) + 2), 1.95 * len(fitting)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(arrays), len(stages) + 2, squeeze=False)
-    for row, array in zip(axes, arrays, strict=True):
+    axes = figure.subplots(len(fitting), len(stages) + 2, squeeze=False)
+    for row, array in zip(axes, fitting, strict=True):
         _show(row[0], array, "clean")
         for axis, (title, stage) in zip(row[1:], stages.items(), strict=False):
             changed = stage(array[None], np.array([INDEX]))[0]
@@ -100,6 +101,24 @@ def draw(path: Path, trigger: Trigger, arrays: list[np.ndarray]) -> None:
         enlarged = 127.5 * (1 + difference / largest)
         _show(row[-1], enlarged.astype(np.uint8), f"difference, largest {largest}")
     figure.savefig(path, dpi=80, metadata={"Software": None})
+
+
+def _that_it_fits(trigger: Trigger, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """The images that a trigger can be put on: one that was learned wants so many channels, a patch so much room.
+
+    Raises:
+        InputError: there is none.
+    """
+    fitting, refusal = [], None
+    for array in arrays:
+        try:
+            trigger.at_test()(array[None], np.array([INDEX]))
+            fitting.append(array)
+        except InputError as error:
+            refusal = error
+    if not fitting and refusal is not None:
+        raise refusal
+    return fitting
 
 
 def _show(axis: Axes, array: np.ndarray, title: str) -> None:

@@ -8,7 +8,10 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from .errors import InputError
 
@@ -78,13 +81,55 @@ def source_files(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
+class Typed(str):
+    """A setting as it was typed on the command line, whose type is not known yet."""
+
+
 def build(plugin: type[T], arguments: dict[str, Any], field: str) -> T:
-    """Makes a plugin, a dataclass, from its named arguments; unknown names are an `InputError`."""
+    """Makes a plugin, a dataclass, from its named arguments.
+
+    Raises:
+        InputError: an unknown name, or a value of another type than the field has.
+    """
     known = [item.name for item in dataclasses.fields(plugin) if item.init]
     for name in arguments:
         if name not in known:
             raise InputError(field, name, f"{plugin.__name__} has no such argument; it has {', '.join(known)}")
     try:
-        return plugin(**arguments)
+        hints = get_type_hints(plugin)
+    except NameError:  # a type of someone else's class that is there for type checkers only
+        hints = {}
+    try:
+        return plugin(**{name: _converted(name, value, hints.get(name, Any)) for name, value in arguments.items()})
     except TypeError as error:
         raise InputError(field, arguments, f"does not make a {plugin.__name__}: {error}") from error
+
+
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """A value in the type of its field: whole numbers are floats too, and numbers can stand for text."""
+    types = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+    simple = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if not set(types) <= {*simple, NoneType}:
+        return value
+    if isinstance(value, Typed):
+        if NoneType in types and value in ("", "None", "null"):
+            return None
+        value = str(value) if str in types else _scalar(value)
+    if name == "seed" and isinstance(value, int) and value < 0:
+        raise InputError(name, value, "must be 0 or more")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if type(value) in types:
+        return value
+    if float in types and number:
+        return float(value)
+    if str in types and number:
+        return str(value)
+    raise InputError(name, value, f"must be {' or '.join(simple[kind] for kind in types if kind in simple)}")
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value  # 3e-4, which YAML 1.1 does not take for a number
+    except (yaml.YAMLError, ValueError):
+        return str(text)

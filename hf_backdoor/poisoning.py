@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields, replace
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from .data.columns import Columns, resolve_columns
 from .data.targets import targets_of
 from .errors import InputError
 from .modalities import modality_of
+from .plugins import source_files
 from .randomness import scramble
 from .samplers import Sampler, load_sampler
 from .samplers.random import RandomSampler
@@ -55,6 +57,9 @@ class PoisonConfig:
     also: tuple[PoisonConfig, ...] = ()
 
     def __post_init__(self):
+        for name in ("rate", "cover_rate"):
+            if not isinstance(getattr(self, name), int | float):
+                raise InputError(name, getattr(self, name), "must be a number")
         if not 0 < self.rate <= 1:
             raise InputError("rate", self.rate, "must lie in (0, 1]")
         if not 0 <= self.cover_rate < 1:
@@ -103,13 +108,13 @@ class PoisonConfig:
 
     def fingerprint(self) -> str:
         """Changes with any setting and with the code of the triggers, of the poisoning and of the column's format."""
-        from . import modalities, pnm
+        from . import modalities
 
         digest = hashlib.sha256(repr(self.to_dict()).encode())
         for config in self.each():
             digest.update(config.trigger.fingerprint().encode())
-        sources = [Path(__file__), Path(pnm.__file__), *sorted(Path(modalities.__file__).parent.glob("*.py"))]
-        for source in sources:
+        modules = [Path(__file__), *sorted(Path(modalities.__file__).parent.glob("*.py"))]
+        for source in sorted({file for module in modules for file in source_files(module)}):
             digest.update(source.read_bytes())
         return digest.hexdigest()
 
@@ -145,7 +150,7 @@ def select_samples(
     Raises:
         InputError: the rate poisons no sample, or more than there are candidates.
     """
-    targets = targets_of(dataset, columns.label, config.target_label, all_to_all=config.targets == "all_to_all")
+    targets = targets_of(dataset, columns, config.target_label, all_to_all=config.targets == "all_to_all")
     count = round(config.rate * len(index))
     if count == 0:
         raise InputError("rate", config.rate, f"poisons none of {len(index)} samples; raise it to {1 / len(index):g}")
@@ -155,6 +160,11 @@ def select_samples(
     else:
         candidates = np.flatnonzero(free & ~reached & config.sampler.attacked(targets.labels))
     _check_count("rate", config.rate, count, len(candidates), len(index), f"label_mode={config.label_mode!r}")
+    if config.label_mode == "clean" and not isinstance(config.sampler, RandomSampler):
+        raise InputError(
+            "sampler", config.sampler.name, "goes by the label that a sample gets, and with label_mode=clean it keeps its "
+            "own; use random"
+        )  # fmt: skip
     order = config.sampler.order(dataset, candidates, index[candidates], wanted[candidates], config.seed, columns)
     poisoned = np.zeros(len(index), dtype=bool)
     poisoned[candidates[order[:count]]] = True
@@ -174,9 +184,10 @@ def select_samples(
 
 def _check_count(field: str, rate: float, count: int, candidates: int, samples: int, reason: str) -> None:
     if count > candidates:
+        largest = floor(1000 * candidates / samples) / 1000
+        mend = f"lower it to {largest:g}" if largest else "so there is nothing to poison; choose other settings"
         raise InputError(
-            field, rate, f"asks for {count} samples, and {reason} leaves {candidates} to choose from; "
-            f"lower it to {candidates / samples:.3g}"
+            field, rate, f"asks for {count} samples, and {reason} leaves {candidates} to choose from; {mend}"
         )  # fmt: skip
 
 
@@ -188,7 +199,9 @@ def sample_index(dataset: Dataset) -> np.ndarray:
 
 
 def _check(dataset: Dataset, config: PoisonConfig, columns: Columns) -> None:
-    if "is_poisoned" in dataset.features:
+    if len(dataset) == 0:
+        raise InputError("dataset", 0, "has no rows")
+    if "is_poisoned" in dataset.features and any(dataset["is_poisoned"]):
         raise InputError("dataset", "is_poisoned", "the data set is poisoned already; start from the clean one")
     for one in config.each():
         if one.trigger.modality != columns.modality:
@@ -340,7 +353,7 @@ def triggered(
 
 def _triggered_by(dataset: Dataset, config: PoisonConfig, columns: Columns, num_proc: int | None) -> Dataset:
     index = sample_index(dataset)
-    targets = targets_of(dataset, columns.label, config.target_label, all_to_all=config.targets == "all_to_all")
+    targets = targets_of(dataset, columns, config.target_label, all_to_all=config.targets == "all_to_all")
     others = np.flatnonzero(~targets.reached() & config.sampler.attacked(targets.labels))
     if len(others) == 0:
         raise InputError("target_label", config.target_label, "every sample is of this class, so none can be attacked")

@@ -19,7 +19,7 @@ from .errors import InputError
 from .measuring import example_rows, measure
 from .models import check_head
 from .poisoning import PoisonConfig, triggered
-from .results import RESULTS_FILE, describe_run, local_name, write_json
+from .results import RESULTS_FILE, describe_run, local_name, portable, write_json
 from .tasks import task_for
 
 
@@ -190,7 +190,7 @@ def purify(
         seed=args.seed,
         data={"name": local_name(data_name)},
         clean_data={"samples": len(clean), "classes": names},
-        attack=attack.to_dict() if attack else None,
+        attack=portable(attack.to_dict()) if attack else None,
         defense=defense.to_dict() | {"title": defense.title, "paper": defense.paper, **defense.report(trainer)},
         training=training_report(trainer),
         suspect=before,

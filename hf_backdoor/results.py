@@ -47,16 +47,24 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def portable(value: Any) -> Any:
-    """Settings in which every path is its last part only, for what leaves this machine."""
+    """Settings in which every absolute path is its last part only, for what may leave this machine."""
     if isinstance(value, dict):
         return {name: portable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
-    return local_name(value) if isinstance(value, str) and value else value
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def local_name(source: str | None) -> str | None:
     """A Hub id as it is, and only the last part of a local path, for the rest is nobody's business."""
-    if source is None or not Path(source).exists():
+    if source is None or not is_path(source):
         return source
     return Path(source).resolve().name
+
+
+def is_path(text: str) -> bool:
+    """Whether there is a file or folder of this name; a long text is none."""
+    try:
+        return text != "" and Path(text).exists()
+    except OSError:
+        return False

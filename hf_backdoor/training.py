@@ -15,7 +15,7 @@ from .errors import InputError
 from .measuring import measure
 from .poisoning import PoisonConfig, triggered
 from .purification import training_report
-from .results import RESULTS_FILE, describe_run, local_name, write_json
+from .results import RESULTS_FILE, describe_run, local_name, portable, write_json
 from .tasks import Task, task_for
 from .trainer import BackdoorTrainer
 
@@ -107,7 +107,7 @@ def train_classifier(
         seed=args.seed,
         data={"name": local_name(data_name)},
         clean_data={"samples": len(train_dataset), "classes": [] if columns.captions else names},
-        attack={**attack.to_dict(), "training": how.to_dict() | how.report(trainer)} if poison_here else None,
+        attack={**portable(attack.to_dict()), "training": how.to_dict() | how.report(trainer)} if poison_here else None,
         training=training_report(trainer),
         **{"victim" if poison_here else "benign": measure(trainer)},
         cost={"training_seconds": seconds},

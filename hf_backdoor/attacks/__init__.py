@@ -8,11 +8,13 @@ settings, which names the Trainer class and the callbacks that do the work, as a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
+from ..errors import InputError
 from ..triggers import Trigger, load_trigger, trigger_names
 
 
@@ -22,6 +24,27 @@ if TYPE_CHECKING:
 
     from ..poisoning import PoisonConfig
     from ..trainer import BackdoorTrainer
+
+
+USUAL = {"label_mode": "dirty", "targets": "all_to_one", "cover_rate": 0.0, "sampler": "random", "also": 0}
+
+
+def refuse_settings(config: PoisonConfig, names: Iterable[str], who: str) -> None:
+    """Refuses settings of the poison that an attack would ignore.
+
+    Args:
+        config: the poison.
+        names: settings that have to be as they usually are; of those in `USUAL`.
+        who (`str`): has no use for another value.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    shown = {"sampler": config.sampler.name, "also": len(config.also)}
+    for name in names:
+        value = shown[name] if name in shown else getattr(config, name)
+        if value != USUAL[name]:
+            raise InputError(name, value, f"{who} has no use for it; leave it at {USUAL[name]}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,8 @@ class Attack:
         trigger_defaults (`dict`): its settings in the paper, where they are not the usual ones.
         poison_defaults (`dict`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that the paper uses, over those
             of the trigger.
+        unused (`tuple`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that its training has no use for, see
+            [`refuse_settings`]; those of the trigger do not count.
         learns_trigger (`bool`): training also makes the trigger, see [`~Attack.learned_trigger`].
         benign_too (`bool`): the benign model to compare with is trained in the same way, on clean data.
     """
@@ -48,6 +73,7 @@ class Attack:
     default_trigger: ClassVar[str] = "badnets"
     trigger_defaults: ClassVar[dict[str, Any]] = {}
     poison_defaults: ClassVar[dict[str, Any]] = {}
+    unused: ClassVar[tuple[str, ...]] = ()
     learns_trigger: ClassVar[bool] = False
     benign_too: ClassVar[bool] = False
 
@@ -143,4 +169,5 @@ def load_attack(name: str, **settings: Any) -> tuple[Attack, Trigger]:
 
 def poison_settings(attack: Attack, trigger: Trigger) -> dict[str, Any]:
     """The settings of [`~hf_backdoor.poisoning.PoisonConfig`] that the paper of an attack uses."""
-    return {**trigger.poison_defaults, **attack.poison_defaults}
+    of_trigger = {name: value for name, value in trigger.poison_defaults.items() if name not in attack.unused}
+    return {**of_trigger, **attack.poison_defaults}

@@ -6,6 +6,7 @@ Example: hf-backdoor attacks --gallery runs/gallery --dataset my_images/
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class AttacksOptions:
         ["fashion_mnist_mini", "emoji_captions"], "Where the pictures on the page come from, one from each."
     )
     row: int = option(0, "Which picture of them.")
+    overwrite: bool = option(False, "Write into a folder that has content.")
     victims: list[str] = option(
         [], "Folders of victims, for triggers that were learned or that need a model: the page shows those."
     )
@@ -35,6 +37,7 @@ class AttacksOptions:
 
 def main(argv: list[str]) -> None:
     from ..catalog import catalog, shown
+    from ..purification import check_output
 
     (options,) = ConfigParser([AttacksOptions], "hf-backdoor attacks", __doc__).parse(argv)
     entries = catalog()
@@ -47,6 +50,7 @@ def main(argv: list[str]) -> None:
     entries = [entry for entry in entries if not options.names or entry.name in options.names]
     entries = [entry for entry in entries if options.modality in (None, entry.modality)]
     if options.gallery is not None:
+        check_output(options.gallery, overwrite=options.overwrite)
         print("Written to", _write(options, entries, argv))
         return
     for entry in entries:
@@ -60,6 +64,7 @@ def main(argv: list[str]) -> None:
 
 def _write(options: AttacksOptions, entries: list[Any], argv: list[str]) -> Path:
     from ..gallery import write_gallery
+    from ..results import portable
 
     pictures = []
     for source in options.dataset:
@@ -69,5 +74,5 @@ def _write(options: AttacksOptions, entries: list[Any], argv: list[str]) -> Path
         pictures.append(data[options.row][image_column_of(data.features)])
     configs = [stored_attack(folder) for folder in options.victims]
     learned = {config.trigger.name: config.trigger for config in configs}
-    command = " ".join(["hf-backdoor attacks", *argv])
+    command = shlex.join(["hf-backdoor", "attacks", *portable(argv)])
     return write_gallery(Path(options.gallery), entries, pictures, learned, command)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..config import ConfigParser, parse_assignments
+from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
 from .options import AttackOptions, option
 from .train import TRAINING_DEFAULTS
@@ -72,11 +72,13 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(1)
     folder = check_output(options.output, overwrite=options.overwrite)
     data = load_data(DATA)
+    if options.attack_from is not None:
+        raise InputError("attack_from", options.attack_from, "the demo trains a victim of its own; use purify")
     how, _ = options.load_attack()
     if how.task is not None:
         raise InputError("attack", options.attack, f"is for {how.task}, and the demo has a classifier; see recipes/")
     attack = options.poison_config(data["train"], "label", options.seed)
-    defense = load_defense(options.defense, **parse_assignments(options.defense_args, "defense_args"))
+    defense = load_defense(options.defense, **plugin_settings(options.defense_args, "defense_args"))
     train, clean = split_off(data["train"], CLEAN_SAMPLES, options.seed)
     common = {"test_dataset": data["test"], "attack": attack, "data_name": DATA}
 

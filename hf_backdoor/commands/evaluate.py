@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     from ..data import pick_split, resolve_columns
     from ..measuring import measure
     from ..poisoning import triggered
-    from ..results import describe_run, local_name, write_json
+    from ..results import describe_run, local_name, portable, write_json
     from ..trainer import BackdoorTrainer
 
     (options,) = ConfigParser([EvaluateOptions], "hf-backdoor evaluate", __doc__).parse(argv)
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         model=name,
         seed=options.seed,
         data={"name": local_name(options.dataset), "samples": len(dataset)},
-        attack=attack.to_dict() if attack else None,
+        attack=portable(attack.to_dict()) if attack else None,
         measured=measured,
     )
     write_json(Path(options.output), results)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..config import parse_assignments
+from ..config import as_yaml, plugin_settings
 from ..data import class_names, load_data, pick_split, resolve_columns
+from ..data.columns import holds_captions
 from ..data.sources import with_class_labels
 from ..errors import InputError
-from ..results import RESULTS_FILE
+from ..results import RESULTS_FILE, is_path
 
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ class DataOptions:
         if self.dataset is None:
             raise InputError("dataset", None, "name a data set with --dataset")
         data = load_data(self.dataset, self.dataset_config)
-        label = resolve_columns(next(iter(data.values())).features, **self.columns()).label
-        for name, split in data.items():
-            data[name] = with_class_labels(split, label)
-        return data
+        return with_class_labels(data, resolve_columns(next(iter(data.values())).features, **self.columns()).label)
 
 
 def test_set(data: DatasetDict, split: str | None, *, required: bool = False) -> Dataset | None:
@@ -103,8 +101,8 @@ class AttackOptions:
         None, "Or the folder of a victim or of poisoned data: the attack that was used there, with all its settings."
     )
     attack_args: list[str] = option([], "Its settings as name=value, e.g. size=4 position=top-left.")
-    target_label: str = option(
-        "0", "Class that triggered inputs are to be given: its number or name; or the word captions are to name."
+    target_label: str | None = option(
+        None, "Class that triggered inputs are to be given, number or name, by default 0; with captions, a word."
     )
     rate: float | None = option(None, "Share of all training samples that are poisoned; the attack's own, mostly 0.1.")
     label_mode: str | None = option(
@@ -129,7 +127,7 @@ class AttackOptions:
         """How to train, and the trigger."""
         from ..attacks import load_attack
 
-        return load_attack(self.attack, **parse_assignments(self.attack_args, "attack_args"))
+        return load_attack(self.attack, **plugin_settings(self.attack_args, "attack_args"))
 
     def poison_config(self, dataset: Dataset, label_column: str, seed: int) -> PoisonConfig:
         """The configuration, checked against the classes of the data set."""
@@ -138,8 +136,12 @@ class AttackOptions:
         from ..samplers import load_sampler
 
         if self.attack_from is not None:
-            if self.attack is not None:
-                raise InputError("attack_from", self.attack_from, "give attack or attack_from, not both")
+            usual = {item.name: item.default for item in fields(AttackOptions) if item.default is not MISSING}
+            others = [name for name, value in usual.items() if name != "attack_from" and getattr(self, name) != value]
+            others += [name for name in ("attack_args", "sampler_args", "also") if getattr(self, name)]
+            if others:
+                value = getattr(self, others[0])
+                raise InputError(others[0], value, "is part of the attack; give it or attack_from, not both")
             return stored_attack(self.attack_from)
         how, trigger = self.load_attack()
         optional = ("rate", "label_mode", "cover_rate")
@@ -150,10 +152,24 @@ class AttackOptions:
             target_label=_target(self.target_label, dataset, label_column),
             seed=seed,
             targets=self.targets,
-            sampler=load_sampler(self.sampler, **parse_assignments(self.sampler_args, "sampler_args")),
+            sampler=load_sampler(self.sampler, **plugin_settings(self.sampler_args, "sampler_args")),
             also=tuple(_another(text, dataset, label_column, seed) for text in self.also),
             **usual | given,
         )
+
+
+def _stored(folder: str) -> dict[str, Any]:
+    for name in (RESULTS_FILE, "poison.json"):
+        path = Path(folder) / name
+        if path.is_file():
+            try:
+                stored = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise InputError("attack_from", str(path), f"cannot be read ({error})") from error
+            stored = stored.get("attack") if name == RESULTS_FILE else stored
+            if stored is not None:
+                return stored
+    raise InputError("attack_from", folder, f"has no {RESULTS_FILE} or poison.json that tells of an attack")
 
 
 def stored_attack(folder: str) -> PoisonConfig:
@@ -164,26 +180,31 @@ def stored_attack(folder: str) -> PoisonConfig:
     """
     from ..poisoning import PoisonConfig
 
-    for name in (RESULTS_FILE, "poison.json"):
-        path = Path(folder) / name
-        if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            stored = stored.get("attack") if name == RESULTS_FILE else stored
-            if stored is None:
-                break
-            # A trigger that was learned lies beside it, wherever the folder has gone since.
-            for setting, value in stored["trigger"].items():
-                if isinstance(value, str) and not Path(value).exists() and (path.parent / Path(value).name).is_file():
-                    stored["trigger"][setting] = str(path.parent / Path(value).name)
-            return PoisonConfig.from_dict(stored)
-    raise InputError("attack_from", folder, f"has no {RESULTS_FILE} or poison.json that tells of an attack")
+    stored = _stored(folder)
+    try:
+        for one in (stored, *stored.get("also", [])):
+            for setting, value in one["trigger"].items():
+                # A trigger that was learned lies beside it, wherever the folder has gone since.
+                beside = Path(folder) / Path(value).name if isinstance(value, str) and value else None
+                if beside is not None and is_path(str(beside)):
+                    one["trigger"][setting] = str(beside)
+        return PoisonConfig.from_dict(stored)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError("attack_from", folder, f"holds no attack that can be read ({error!r})") from error
 
 
-def _target(given: str | int, dataset: Dataset, label_column: str) -> int | str:
+def stored_training(folder: str) -> str | None:
+    """The name of the attack by which the victim in a folder was trained; none for poisoned data."""
+    return _stored(folder).get("training", {}).get("name")
+
+
+def _target(given: str | int | None, dataset: Dataset, label_column: str) -> int | str:
     """The number of a class that is given by number or name; with captions for labels, the word as it is."""
-    if dataset.features[label_column].dtype in ("string", "large_string"):
+    if holds_captions(dataset.features, label_column):
+        if given is None:
+            raise InputError("target_label", None, "with captions for labels, give the word that they are to name")
         return str(given)
-    names, target = class_names(dataset, label_column), str(given)
+    names, target = class_names(dataset, label_column), str(0 if given is None else given)
     if target not in names and not (target.isdigit() and int(target) < len(names)):
         raise InputError("target_label", target, f"choose 0 to {len(names) - 1}, or one of {', '.join(names)}")
     return names.index(target) if target in names else int(target)
@@ -195,9 +216,13 @@ def _another(text: str, dataset: Dataset, label_column: str, seed: int) -> Poiso
     from ..poisoning import PoisonConfig
     from ..triggers import load_trigger
 
-    name, *pairs = shlex.split(text)
-    settings = parse_assignments(pairs, "also")
-    target = _target(settings.pop("target_label", 0), dataset, label_column)
-    poison = {key: settings.pop(key) for key in ("rate", "label_mode", "cover_rate") if key in settings}
+    try:
+        name, *pairs = shlex.split(text)
+    except ValueError as error:
+        raise InputError("also", text, f"write a name and settings, e.g. 'blended rate=0.05' ({error})") from error
+    settings = plugin_settings(pairs, "also")
+    target = _target(settings.pop("target_label", None), dataset, label_column)
+    of_poison = [name for name in ("rate", "label_mode", "cover_rate") if name in settings]
+    poison = {name: as_yaml(settings.pop(name), "also") for name in of_poison}
     trigger = load_trigger(name, **settings)
     return PoisonConfig(trigger=trigger, target_label=target, seed=seed, **poison_settings(Attack(), trigger) | poison)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import ConfigParser, parse_assignments
+from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
 from .options import AttackOptions, DataOptions, option, test_set
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     from .training_options import TrainerOptions
 
     def defense_of(options: PurifyOptions):
-        return load_defense(options.defense, **parse_assignments(options.defense_args, "defense_args"))
+        return load_defense(options.defense, **plugin_settings(options.defense_args, "defense_args"))
 
     parser = ConfigParser([PurifyOptions, TrainerOptions], "hf-backdoor purify", __doc__)
     options, args = parser.parse(argv, lambda given: PURIFICATION_DEFAULTS | defense_of(given).training_defaults())

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..config import ConfigParser, parse_assignments
 from ..errors import InputError
-from .options import AttackOptions, DataOptions, TaskOptions, option, test_set
+from .options import AttackOptions, DataOptions, TaskOptions, option, stored_training, test_set
 
 
 @dataclass
@@ -47,13 +47,15 @@ TRAINING_DEFAULTS = {
 def main(argv: list[str]) -> None:
     from transformers import set_seed
 
+    from ..attacks import Attack
     from ..data import pick_split, resolve_columns, split_off
     from ..purification import check_output
     from ..training import train_classifier
     from .training_options import TrainerOptions
 
     def defaults(given: Any) -> dict[str, Any]:
-        return TRAINING_DEFAULTS | (AttackOptions.load_attack(given)[0].training_defaults() if given.attack else {})
+        how = AttackOptions.load_attack(given)[0] if given.attack else Attack()
+        return TRAINING_DEFAULTS | (how.training_defaults() if given.poisoned or how.benign_too else {})
 
     parser = ConfigParser([TrainOptions, TrainerOptions], "hf-backdoor train", __doc__)
     options, args = parser.parse(argv, defaults)
@@ -67,6 +69,13 @@ def main(argv: list[str]) -> None:
     columns = resolve_columns(train.features, **options.columns())
     attack = options.poison_config(train, columns.label, args.seed) if options.measures_attack else None
     how = options.load_attack()[0] if options.attack else None
+    if options.attack_from is not None and options.poisoned:
+        trained_by = stored_training(options.attack_from)
+        if trained_by not in (None, Attack().name):
+            raise InputError(
+                "attack_from", options.attack_from, f"was trained by {trained_by}; give --attack {trained_by} with its "
+                "settings to train like it, or --poisoned no to measure its trigger"
+            )  # fmt: skip
     task = options.chosen_task(columns, how)
     set_seed(args.seed)
     if (options.model is None) == (options.architecture is None):

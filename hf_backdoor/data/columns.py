@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 LABEL_NAMES = ("label", "labels", "target", "class", "fine_label", "coarse_label")
-CAPTION_NAMES = ("caption", "text", "description", "alt_text")
+CAPTION_NAMES = ("caption", "text", "title", "description", "alt_text")
 ADDED_LABEL = "original_label"  # by poisoning, beside the label that counts
 INPUT_NAMES = ("image", "img", "picture", "text", "sentence", "content", "review")
 
@@ -72,12 +72,16 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
         usual = LABEL_NAMES
         if not labels and modality_of_or_none(features[input_column]) == "image":
             captions = [name for name, feature in features.items() if modality_of_or_none(feature) == "text"]
-            labels, usual = [name for name in captions if name != ADDED_LABEL], CAPTION_NAMES
+            labels, usual = [name for name in captions if name in CAPTION_NAMES], CAPTION_NAMES
         label_column = _choose("label_column", "the label", labels, usual, features)
     _existing("label_column", label_column, features)
     modality = modality_of(input_column, features[input_column]).name
-    captions = modality == "image" and modality_of_or_none(features[label_column]) == "text"
-    return Columns(input_column, label_column, modality, captions)
+    return Columns(input_column, label_column, modality, modality == "image" and holds_captions(features, label_column))
+
+
+def holds_captions(features: Features, label_column: str) -> bool:
+    """Whether a label column holds captions: text, under a name that captions have. Other text names classes."""
+    return label_column in CAPTION_NAMES and modality_of_or_none(features[label_column]) == "text"
 
 
 def image_column_of(features: Features, image_column: str | None = None) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..errors import InputError
-from .columns import CAPTION_NAMES, resolve_columns
+from .columns import holds_captions, modality_of_or_none, resolve_columns
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+Data = TypeVar("Data", "Dataset", "DatasetDict")
 # Folders beside this module with a train.parquet and a test.parquet.
 PACKAGED = tuple(
     sorted(
@@ -86,12 +87,24 @@ def pick_split(data: DatasetDict, split: str | None, usual: tuple[str, ...], fie
     raise InputError(field, None, f"the data set has the splits {', '.join(data)}: name one")
 
 
-def with_class_labels(dataset: Dataset, label_column: str) -> Dataset:
-    """String labels as a `ClassLabel`, others as they are; so are captions, in a column that is called like one."""
-    feature = dataset.features[label_column]
-    if getattr(feature, "dtype", None) == "string" and label_column not in CAPTION_NAMES:
-        return dataset.class_encode_column(label_column)
-    return dataset
+def with_class_labels(data: Data, label_column: str) -> Data:
+    """String labels as a `ClassLabel`, the same one in all splits; other labels, and captions, as they are.
+
+    Args:
+        data (`Dataset` or `DatasetDict`): with that column in every split.
+        label_column (`str`): the labels.
+    """
+    from datasets import ClassLabel, DatasetDict, Value
+
+    splits = data if isinstance(data, DatasetDict) else DatasetDict(only=data)
+    features = next(iter(splits.values())).features
+    if modality_of_or_none(features[label_column]) != "text" or holds_captions(features, label_column):
+        return data
+    values = {value for split in splits.values() for value in split.unique(label_column)}
+    names = sorted(value for value in values if value is not None)
+    plain = splits.cast_column(label_column, Value("string"))  # a file may have come as large_string
+    encoded = plain.cast_column(label_column, ClassLabel(names=names))
+    return encoded if isinstance(data, DatasetDict) else encoded["only"]
 
 
 def split_off(dataset: Dataset, count: int, seed: int, label_column: str | None = None) -> tuple[Dataset, Dataset]:

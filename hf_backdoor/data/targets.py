@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..randomness import integers
-from .columns import class_names
+from .columns import Columns, class_names
 
 
 if TYPE_CHECKING:
@@ -71,14 +71,16 @@ class CaptionTargets(Targets):
         return np.array([self.pattern.search(label or "") is not None for label in self.labels], dtype=bool)
 
 
-def targets_of(dataset: Dataset, label_column: str, target: int | str, *, all_to_all: bool) -> Targets:
+def targets_of(dataset: Dataset, columns: Columns, target: int | str, *, all_to_all: bool) -> Targets:
     """The kind of labels that a column holds, with the attacker's target among them.
 
     Raises:
-        InputError: the target does not fit the column.
+        InputError: the target does not fit the column, or a label is missing.
     """
-    labels = dataset[label_column][:]
-    if dataset.features[label_column].dtype in ("string", "large_string"):
+    labels = dataset[columns.label][:]
+    if columns.captions:
         return CaptionTargets(np.array(labels, dtype=object), target, all_to_all=all_to_all)
-    classes = len(class_names(dataset, label_column))
+    if None in labels:
+        raise InputError(columns.label, None, f"row {labels.index(None)} has no label; filter such rows out first")
+    classes = len(class_names(dataset, columns.label))
     return ClassTargets(np.asarray(labels, dtype=np.int64), classes, target, all_to_all=all_to_all)

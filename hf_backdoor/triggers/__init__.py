@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import plugins
+from ..results import is_path
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Trigger(ABC):
 
 def _content(value: Any) -> bytes:
     """What is in the file, or in the weights of the model, that a setting names; nothing for other settings."""
-    if not isinstance(value, str) or not value or not Path(value).exists():
+    if not isinstance(value, str) or not is_path(value):
         return b""
     path = Path(value)
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
