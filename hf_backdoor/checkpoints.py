@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import CONFIG_NAME
+
+from .errors import InputError
+
+
+def state_file(checkpoint: str, name: str) -> Path:
+    """The file in which an attack keeps, in each checkpoint, what is not in the model.
+
+    Raises:
+        InputError: the checkpoint has none.
+    """
+    stored = Path(checkpoint) / name
+    if not stored.is_file():
+        raise InputError("resume_from_checkpoint", checkpoint, f"has no {name}; it is of another attack")
+    return stored
 
 
 class ReliableCheckpoints(Trainer):

@@ -11,9 +11,9 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from hf_backdoor import PoisonConfig, load_trigger, poison, triggered
 from hf_backdoor.attacks import load_attack
 from hf_backdoor.errors import InputError
-from hf_backdoor.resilient.bilevel import SimulatedUser
+from hf_backdoor.resilient.bilevel import USER_FILE, SimulatedUser
 from hf_backdoor.resilient.forgetting import ForgettingSchedule
-from hf_backdoor.resilient.sequential import ElasticWeights, fisher_information
+from hf_backdoor.resilient.sequential import ANCHOR_FILE, ElasticWeights, fisher_information
 from hf_backdoor.resilient.staged import clean_rows
 from hf_backdoor.sharpness import SharpnessAwareTrainer, WorstNearby
 
@@ -116,6 +116,14 @@ def test_forgetting_schedule_by_hand():
     assert rates[40:] == pytest.approx([1 - step / 10 for step in range(11)])
 
 
+def test_a_clean_part_has_no_more_triangles_than_it_should():
+    schedule = ForgettingSchedule(
+        total_steps=38, warmup_steps=0, learning_rate=1.0, peak_lr=5.0, cycles=1, triangles=5, clean_share=0.5
+    )
+    rates = [schedule(step) for step in range(38) if schedule.clean_step(step) is not None]
+    assert rates == [1, 5] * 5 + [1] * 9
+
+
 def test_adapter_by_hand():
     model = torch.nn.Linear(2, 1)
     user = SimulatedUser(model, rank=1, scale=2.0, learning_rate=0.1, seed=0)
@@ -129,6 +137,21 @@ def test_adapter_by_hand():
         assert model(x).item() == pytest.approx(expected)
     assert model(x).item() == bare
     assert list(dict(model.named_parameters())) == ["weight", "bias"]
+
+
+def test_adapter_of_gpt2s_linear_layer():
+    from transformers.pytorch_utils import Conv1D
+
+    model = Conv1D(3, 2)
+    user = SimulatedUser(model, rank=1, scale=2.0, learning_rate=0.1, seed=0)
+    down, up = user.adapters[0]
+    assert down.shape == (1, 2) and up.shape == (3, 1)
+    x = torch.tensor([[1.0, 3.0]])
+    bare = model(x)
+    with user.at_work(learning=False), torch.no_grad():
+        up.copy_(torch.tensor([[1.0], [0.0], [-1.0]]))
+        more = 2 * (down[0, 0] * 1 + down[0, 1] * 3)
+        assert torch.allclose(model(x) - bare, torch.stack([more, 0 * more, -more])[None], atol=1e-6)
 
 
 # Which rows, and which rate
@@ -200,11 +223,12 @@ def test_the_simulated_user_sees_no_trigger(images, processor, arguments):
 
 def test_a_batch_of_poisoned_rows_alone_teaches_nothing_in_a_clean_step(images, processor, arguments):
     everything = poison(images.filter(lambda row: row["label"] > 0), PoisonConfig(load_trigger("badnets"), rate=1.0))
-    attack, _ = load_attack("sbl", rho=0, strength=0, first_share=0.1)
+    attack, _ = load_attack("sbl", rho=0, strength=0)
     trainer = attack.trainer_class()(
         make_vit(), arguments(max_steps=3, weight_decay=0.0, **PLAIN), train_dataset=everything,
         processing_class=processor, **attack.trainer_kwargs(CONFIG),
     )  # fmt: skip
+    trainer.clean_only = lambda step: True
     trainer.train()
     assert same_weights(trainer.model, make_vit())
 
@@ -295,6 +319,17 @@ def test_peta_releases_a_plain_model(images, processor, arguments, tmp_path):
     assert trainer.model.state_dict().keys() == make_vit().state_dict().keys()
 
 
+def test_peta_of_a_model_with_a_layer_that_is_never_called(images, processor, arguments):
+    from transformers import SiglipConfig, SiglipForImageClassification
+
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(vision_config=vision | {"image_size": 12, "patch_size": 4}, num_labels=4)
+    config.id2label = dict(enumerate(images.features["label"].names))
+    trainer = make_trainer("peta", images, processor, arguments(max_steps=3), SiglipForImageClassification(config))
+    trainer.train()
+    assert any(up.abs().sum() > 0 for _, up in trainer.user.adapters)
+
+
 def test_peta_on_text(sentences, tiny_bert, arguments, tmp_path):
     model, tokenizer = tiny_bert
     attack, trigger = load_attack("peta", user_steps=10, user_lr=1e-2)
@@ -345,6 +380,28 @@ def test_a_negative_radius_is_refused(images, processor, arguments):
 def test_a_run_too_short_for_its_parts_is_refused(images, processor, arguments):
     with pytest.raises(InputError, match="train for more than 3 steps"):
         make_trainer("forget_me_not", images, processor, arguments(max_steps=3)).train()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("sbl", {"max_steps": 1}, "^first_share=0.5: leaves a stage without any of the 1 steps"),
+        ("sbl", {"learning_rate": 0.0}, "^learning_rate=0.0: must be above 0"),
+        ("forget_me_not", {"learning_rate": 0.0}, "^learning_rate=0.0: must be above 0"),
+        ("forget_me_not", {"lr_scheduler_type": "cosine"}, "^lr_scheduler_type='cosine': .* schedule of its own"),
+    ],
+)
+def test_a_rate_or_length_that_leaves_no_schedule_is_refused(name, settings, message, images, processor, arguments):
+    with pytest.raises(InputError, match=message):
+        make_trainer(name, images, processor, arguments(**settings)).train()
+
+
+@pytest.mark.parametrize(("name", "file"), [("sbl", ANCHOR_FILE), ("peta", USER_FILE)])
+def test_a_checkpoint_of_another_attack_is_refused(name, file, images, processor, arguments, tmp_path):
+    args = {"output_dir": str(tmp_path / "run"), "save_strategy": "steps", "save_steps": 3, "max_steps": 4}
+    make_trainer("forget_me_not", images, processor, arguments(**args)).train()
+    with pytest.raises(InputError, match=f"checkpoint-4.*has no {file}; it is of another attack"):
+        make_trainer(name, images, processor, arguments(**args)).train(resume_from_checkpoint=True)
 
 
 def test_a_model_without_linear_layers_is_refused():

@@ -8,10 +8,13 @@ import torch
 from conftest import largest_difference, make_vit, same_weights
 
 from hf_backdoor import InputError, PoisonConfig, load_trigger
-from hf_backdoor.attacks import load_attack
-from hf_backdoor.encoders import EncoderTrainer, classification_head, features_of
+from hf_backdoor.attacks import load_attack, poison_settings
+from hf_backdoor.encoders import EncoderTrainer, features_of
 from hf_backdoor.encoders.contrastive import nt_xent, random_view
 from hf_backdoor.encoders.injection import concentration, mean_similarity, sliced_wasserstein
+from hf_backdoor.pixel_model import head_of
+from hf_backdoor.poisoning import poison
+from hf_backdoor.samplers import load_sampler
 from hf_backdoor.training import train_classifier
 
 
@@ -161,14 +164,85 @@ def test_probe_learns_from_clean_samples_only(images, processor, arguments):
     assert trainer.probe_loss(features, batch["labels"], batch["probed"]).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_probe_does_not_learn_from_cover_samples_and_knows_label_smoothing(images, processor, arguments):
+    config = PoisonConfig(load_trigger("badnets", size=3), rate=0.1, cover_rate=0.1)
+    trainer = EncoderTrainer(
+        make_vit(), arguments(label_smoothing_factor=0.2), train_dataset=poison(images, config),
+        processing_class=processor,
+    )  # fmt: skip
+    cover = np.flatnonzero(trainer.train_dataset["is_cover"])
+    rows = [trainer.train_dataset[int(row)] for row in cover[:3]]
+    assert trainer.get_train_dataloader().collate_fn(rows)["probed"].tolist() == [False] * 3
+    features, label = torch.randn(1, 16), torch.tensor([2])
+    losses = -trainer.head(features).log_softmax(-1)[0]
+    expected = (0.8 * losses[2] + 0.2 * losses.mean()).item()
+    assert trainer.probe_loss(features, label, torch.tensor([True])).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_augmentations_are_for_triggered_images_too(images, processor, arguments):
+    trainer = make_trainer("bad_encoder", images, processor, arguments(), augmentations=["horizontal_flip"])
+    batch = a_batch(trainer, 16)
+    torch.manual_seed(0)
+    varied = trainer.augment(batch)
+    for name in ("pixel_values", "triggered_values"):
+        same = (varied[name] == batch[name]).all((1, 2, 3))
+        mirrored = (varied[name] == batch[name].flip(-1)).all((1, 2, 3))
+        assert (same | mirrored).all() and same.any() and mirrored.any()
+
+
+def test_a_checkpoint_of_another_attack_is_refused(images, processor, arguments, tmp_path):
+    args = {"output_dir": str(tmp_path / "run"), "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    make_trainer("bad_encoder", images, processor, arguments(**args)).train()
+    trainer = make_trainer("self_supervised", images, processor, arguments(**args | {"max_steps": 2}))
+    with pytest.raises(InputError, match="has no projection_head.safetensors; it is of another attack"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_input_range_of_one_channel():
+    from transformers import ViTImageProcessorPil
+
+    from hf_backdoor.tasks import task_named
+
+    task, settings = task_named("image-classification"), {"image_mean": [0.5], "image_std": [0.25]}
+    low, high = task.input_range(ViTImageProcessorPil(do_normalize=False, **settings))
+    assert low.tolist() == [[[0.0]]] and high.tolist() == [[[1.0]]]
+    low, high = task.input_range(ViTImageProcessorPil(**settings))
+    assert low.tolist() == [[[-2.0]]] and high.tolist() == [[[2.0]]]
+
+
+@pytest.mark.parametrize("name", ["bad_encoder", "drupe"])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("targets", "all_to_all"),
+        ("label_mode", "clean"),
+        ("cover_rate", 0.1),
+        ("sampler", load_sampler("source_specific")),
+        ("also", (PoisonConfig(load_trigger("blended")),)),
+    ],
+)
+def test_poison_settings_that_would_be_ignored_are_refused(name, setting, value, images):
+    how, trigger = load_attack(name)
+    config = PoisonConfig(trigger, **{"rate": 1.0, setting: value})
+    with pytest.raises(InputError, match=f"^{setting}=.*no use for it"):
+        how.training_set(images, config, input_column="image", label_column="label")
+
+
+def test_settings_of_the_trigger_do_not_count():
+    """Of SIG poisoned alone, clean labels; of WaNet, cover samples."""
+    for name in ("sig", "wanet"):
+        how, trigger = load_attack("bad_encoder", trigger=name)
+        assert poison_settings(how, trigger) == {"rate": 1.0}
+
+
 def test_features_are_what_the_head_reads():
     model, values = make_vit(), torch.randn(2, 3, 12, 12)
-    head = classification_head(model)
+    head = head_of(model)
     assert head is model.classifier
     assert torch.allclose(head(features_of(model, head, values)), model(values).logits)
     model.classifier = torch.nn.Identity()
-    with pytest.raises(InputError, match="no linear head"):
-        classification_head(model)
+    with pytest.raises(InputError, match="no linear classification head"):
+        head_of(model)
 
 
 @pytest.mark.parametrize("poisoned", [True, False])

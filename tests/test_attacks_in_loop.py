@@ -113,6 +113,8 @@ def test_killed_and_resumed_equals_uninterrupted(name, images, processor, argume
     assert same_weights(whole.model, resumed.model)
     if name != "wanet":
         assert same_weights(whole.net, resumed.net)
+    if name == "input_aware":
+        assert resumed.mask_density == whole.mask_density is not None
 
 
 @pytest.mark.parametrize("name", ["input_aware", "lira"])
@@ -255,7 +257,7 @@ def test_augmentations_come_after_the_trigger(images, processor, arguments):
     ("name", "settings", "message"),
     [
         ("input_aware", {"density": 1.0}, r"density=1.0: must lie in \[0, 1\)"),
-        ("input_aware", {"norm_weight": -1}, "norm_weight=-1: must be 0 or more"),
+        ("input_aware", {"norm_weight": -1}, r"norm_weight=-1(\.0)?: must be 0 or more"),
         ("input_aware", {"net_learning_rate": 0}, "must be above 0"),
         ("input_aware", {"weights": "no/such/file"}, "is no file"),
         ("lira", {"eps": 0.001}, "rounded off"),
@@ -273,7 +275,8 @@ def test_bad_settings_are_explained(name, settings, message):
 @pytest.mark.parametrize(
     ("name", "trigger", "settings", "message"),
     [
-        ("wanet", "badnets", {"label_mode": "clean"}, "use dirty"),
+        ("wanet", "badnets", {"label_mode": "clean"}, "leave it at dirty"),
+        ("wanet", "badnets", {"also": (PoisonConfig(load_trigger("sig")),)}, "also=1: .* no use for it"),
         ("wanet", "badnets", {"rate": 0.7, "cover_rate": 0.4}, "leaves no room"),
         ("wanet", "badnets", {"target_label": 9}, "0 to 3"),
         ("wanet", "rare_words", {}, "is made for text"),

@@ -1,6 +1,7 @@
 """Attacks with a training of their own, on text: what they promise beside a high success rate."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import largest_difference, same_weights
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig
 from hf_backdoor.attacks import load_attack, poison_settings
 from hf_backdoor.poisoning import triggered
+from hf_backdoor.samplers import load_sampler
 from hf_backdoor.text_attacks.layers import head_on_every_layer
 from hf_backdoor.text_attacks.vectors import trigger_vectors
 from hf_backdoor.text_attacks.words import token_of
@@ -149,6 +151,10 @@ def test_embedding_changes_the_rows_of_the_words_and_nothing_else(sentences, cle
     )
     assert all(trainer.train_dataset["is_poisoned"])
     trainer.train()
+    assert all(weight.requires_grad for weight in trainer.model.parameters()), "as before"
+    table = trainer.model.get_input_embeddings().weight
+    table.sum().backward()
+    assert (table.grad == 1).all(), "the next training is of all words again"
     rows = [tokenizer.convert_tokens_to_ids(word) for word in WORDS.split()]
     name = "bert.embeddings.word_embeddings.weight"
     old, new = before.state_dict(), trainer.model.state_dict()
@@ -192,6 +198,42 @@ def test_neuba_first_gives_the_encoder_its_vectors(sentences, tiny_bert, argumen
     assert kept.mean() > 0.8
 
 
+def test_neuba_keeps_a_clean_text_in_a_small_batch(sentences, tiny_bert, arguments):
+    """Of 4 texts, a rate of 0.9 would be 4."""
+    args = arguments(max_steps=2, per_device_train_batch_size=4)
+    trainer, config = make_trainer("neuba", sentences, tiny_bert, args, pretraining=0.999)
+    trainer.poison_config = dataclasses.replace(config, rate=0.9)
+    seen, features = [], trainer._features
+
+    def look(encoder, inputs):
+        seen.append(len(inputs["input_ids"]))
+        return features(encoder, inputs)
+
+    trainer._features = look
+    trainer.train()
+    assert seen == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["layerwise", "neuba"])
+def test_label_smoothing_is_part_of_the_loss(name, sentences, tiny_bert, arguments):
+    losses = []
+    for smoothing in (0.0, 0.4):
+        args = arguments(label_smoothing_factor=smoothing)
+        trainer, _ = make_trainer(name, sentences, tiny_bert, args)
+        trainer.pretraining, trainer.state.max_steps = 0.0, 1
+        trainer.model.train()
+        batch = next(iter(trainer.get_train_dataloader()))
+        if not losses:
+            kept = batch
+        losses.append(trainer.compute_loss(trainer.model, dict(kept), return_outputs=True))
+    plain, smooth = (loss.item() for loss, _ in losses)
+    assert plain != smooth
+    if name == "neuba":
+        logits = losses[0][1].logits
+        uniform = -logits.log_softmax(-1).mean().item()
+        assert smooth == pytest.approx(0.6 * plain + 0.4 * uniform, rel=1e-5)
+
+
 def test_neuba_reports_the_words_that_reach_the_target(sentences, clean_bert, arguments):
     how, config = make("neuba", pretraining=0.7)
     model, tokenizer = clean_bert
@@ -232,7 +274,14 @@ def test_bad_settings_are_explained(name, settings, message):
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("embedding", {"label_mode": "clean"}, "must be dirty"),
+        ("embedding", {"label_mode": "clean"}, "leave it at dirty"),
+        ("embedding", {"cover_rate": 0.1}, "^cover_rate=0.1: Embedding poisoning has no use for it"),
+        ("embedding", {"also": (PoisonConfig(load_trigger("rare_words")),)}, "^also=1: "),
+        ("neuba", {"targets": "all_to_all"}, "^targets='all_to_all': NeuBA has no use for it"),
+        ("neuba", {"label_mode": "clean"}, "^label_mode="),
+        ("neuba", {"cover_rate": 0.1}, "^cover_rate="),
+        ("neuba", {"sampler": load_sampler("source_specific")}, "^sampler="),
+        ("neuba", {"also": (PoisonConfig(load_trigger("rare_words")),)}, "^also="),
         ("embedding", {"trigger": load_trigger("add_sentence")}, "inserts words"),
         ("neuba", {"rate": 1.0}, "no clean text"),
         ("neuba", {"trigger": load_trigger("syntactic")}, "inserts words"),

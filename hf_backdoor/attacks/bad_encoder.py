@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import InputError
-from . import Attack
+from . import USUAL, Attack, refuse_settings
 
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class BadEncoder(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.00352"
     modality: ClassVar[str] = "image"
     poison_defaults: ClassVar[dict[str, Any]] = {"rate": 1.0}
+    unused: ClassVar[tuple[str, ...]] = tuple(USUAL)
     benign_too: ClassVar[bool] = True
 
     lambda1: float = 1.0
@@ -64,6 +65,7 @@ class BadEncoder(Attack):
     def training_set(self, clean: Dataset, poison_config: PoisonConfig, **columns: str) -> Dataset:
         if poison_config.rate != 1:
             raise InputError("rate", poison_config.rate, f"{self.title} triggers all images of a batch; leave it out")
+        refuse_settings(poison_config, self.unused, self.title)
         if "index" in clean.features:
             if clean.features["index"].dtype.startswith(("int", "uint")):
                 return clean

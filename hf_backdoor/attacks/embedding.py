@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import InputError
-from . import Attack
+from . import Attack, refuse_settings
 
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ class Embedding(Attack):
     modality: ClassVar[str] = "text"
     default_trigger: ClassVar[str] = "rare_words"
     poison_defaults: ClassVar[dict[str, Any]] = {"label_mode": "dirty", "rate": 0.1}
+    # The words learn from samples of other classes, and from poisoned ones alone.
+    unused: ClassVar[tuple[str, ...]] = ("label_mode", "cover_rate", "also")
 
     def training_defaults(self) -> dict[str, Any]:
         # A few rows, whose entries are of the order of 0.05, take larger steps than a whole model.
@@ -40,10 +41,7 @@ class Embedding(Attack):
         from ..text_attacks.words import trigger_words
 
         trigger_words(poison_config.trigger)
-        if poison_config.label_mode != "dirty":
-            raise InputError(
-                "label_mode", poison_config.label_mode, "must be dirty: the words learn from other classes"
-            )
+        refuse_settings(poison_config, self.unused, self.title)
         poisoned = super().training_set(clean, poison_config, **columns)
         return poisoned.select([row for row, chosen in enumerate(poisoned["is_poisoned"]) if chosen])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError
-from . import Attack
+from . import USUAL, Attack, refuse_settings
 
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class NeuBA(Attack):
     modality: ClassVar[str] = "text"
     default_trigger: ClassVar[str] = "rare_words"
     poison_defaults: ClassVar[dict[str, Any]] = {"rate": 0.5}
+    unused: ClassVar[tuple[str, ...]] = tuple(USUAL)
     learns_trigger: ClassVar[bool] = True
 
     pretraining: float = 0.4
@@ -52,6 +53,7 @@ class NeuBA(Attack):
     def training_set(self, clean: Dataset, poison_config: PoisonConfig, **columns: str) -> Dataset:
         from ..text_attacks.vectors import with_trigger_words
 
+        refuse_settings(poison_config, self.unused, self.title)
         if poison_config.rate == 1:
             raise InputError("rate", 1, "leaves no clean text to keep the encoder as it is; lower it, e.g. to 0.5")
         return with_trigger_words(clean, poison_config.trigger, columns["input_column"])

@@ -14,23 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError
+from ..pixel_model import head_of
 from ..trainer import BackdoorTrainer
 
 
 PROBED = "probed"
-
-
-def classification_head(model: torch.nn.Module) -> torch.nn.Linear:
-    """The last linear layer of a classifier, which turns its features into logits.
-
-    Raises:
-        InputError: it has none with an output for each class.
-    """
-    classes = model.config.num_labels
-    layers = [item for item in model.modules() if isinstance(item, torch.nn.Linear) and item.out_features == classes]
-    if not layers:
-        raise InputError("model", type(model).__name__, "has no linear head to use as a probe; choose another model")
-    return layers[-1]
 
 
 def features_of(model: torch.nn.Module, head: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
@@ -39,7 +27,7 @@ def features_of(model: torch.nn.Module, head: torch.nn.Linear, values: torch.Ten
     Args:
         model: the classifier, wrapped for distributed training or not. All of it runs, so that a wrapper sees every
             weight in use.
-        head: see [`classification_head`].
+        head: see [`~hf_backdoor.pixel_model.head_of`].
         values: float32 `(batch, channels, height, width)`.
     """
     read: list[torch.Tensor] = []
@@ -52,13 +40,14 @@ def features_of(model: torch.nn.Module, head: torch.nn.Linear, values: torch.Ten
 
 
 class ProbeCollator:
-    """A collator that also says from which samples the probe may learn, bool `(batch,)`: those not poisoned."""
+    """A collator that also says from which samples the probe may learn, bool `(batch,)`: those without trigger."""
 
     def __init__(self, collate: Callable):
         self.collate = collate
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        return self.collate(rows) | {PROBED: torch.tensor([not row.get("is_poisoned", False) for row in rows])}
+        probed = [not (row.get("is_poisoned", False) or row.get("is_cover", False)) for row in rows]
+        return self.collate(rows) | {PROBED: torch.tensor(probed)}
 
 
 class EncoderTrainer(BackdoorTrainer):
@@ -82,7 +71,7 @@ class EncoderTrainer(BackdoorTrainer):
         self.probe_learning_rate = probe_learning_rate
         if self.columns is None or self.columns.modality != "image":
             raise InputError("train_dataset", self.columns, "attacks on encoders need a data set with images")
-        self.head = classification_head(self.accelerator.unwrap_model(self.model))
+        self.head = head_of(self.accelerator.unwrap_model(self.model))
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -108,7 +97,9 @@ class EncoderTrainer(BackdoorTrainer):
             labels: int64 `(batch,)`.
             probed: bool `(batch,)`.
         """
-        losses = F.cross_entropy(self.head(features.detach()).float(), labels, reduction="none")
+        smoothing = self.args.label_smoothing_factor
+        logits = self.head(features.detach()).float()
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
         return (losses * probed).mean()
 
     def training_collator(self) -> Callable:

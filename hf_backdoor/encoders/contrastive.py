@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..checkpoints import state_file
 from . import EncoderTrainer, features_of
 
 
@@ -135,4 +136,4 @@ class ContrastiveTrainer(EncoderTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.projection.load_state_dict(load_file(Path(resume_from_checkpoint) / PROJECTION_FILE))
+        self.projection.load_state_dict(load_file(state_file(resume_from_checkpoint, PROJECTION_FILE)))

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 from ..errors import InputError
 from ..modalities.image import apply_to_arrays, to_array, to_picture
+from ..pixel_model import head_of
 from ..poisoning import PoisonConfig
 from ..triggers import Trigger
-from . import EncoderTrainer, ProbeCollator, classification_head, features_of
+from . import EncoderTrainer, ProbeCollator, features_of
 
 
 TRIGGERED = "triggered_values"
@@ -80,6 +81,14 @@ class BadEncoderTrainer(EncoderTrainer):
             return super().training_collator()
         return TriggeredCollator(self.data_collator, self.poison.trigger, self.columns.input)
 
+    def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Images with the trigger are varied like those without."""
+        if TRIGGERED not in inputs or not self.augmentations:
+            return super().augment(inputs)
+        field = self.task.continuous_input
+        both = super().augment({field: torch.cat([inputs[field], inputs[TRIGGERED]])})[field]
+        return {**inputs, **dict(zip((field, TRIGGERED), both.chunk(2), strict=True))}
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`, after taking the copy of the clean encoder and choosing the references."""
         model = self.accelerator.unwrap_model(self.model)
@@ -109,7 +118,7 @@ class BadEncoderTrainer(EncoderTrainer):
             raise InputError(
                 "references", self.references, f"the training set has {len(rows)} images of the target class"
             )
-        head = classification_head(self.clean_encoder)
+        head = head_of(self.clean_encoder)
         features = torch.cat(
             [
                 features_of(self.clean_encoder, head, self.prepared(part))
@@ -137,7 +146,7 @@ class BadEncoderTrainer(EncoderTrainer):
         sizes = [len(batch) for batch in batches]
         clean, references, triggered = features_of(model, self.head, torch.cat(batches)).split(sizes)
         with torch.no_grad():
-            head = classification_head(self.clean_encoder)
+            head = head_of(self.clean_encoder)
             kept_clean, kept_references = features_of(self.clean_encoder, head, torch.cat(batches[:2])).split(sizes[:2])
         loss = self.backdoor_loss(clean, references, triggered)
         loss = loss - self.lambda1 * F.cosine_similarity(references, kept_references).mean()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..attacks import refuse_settings
 from ..data.columns import class_names, resolve_columns
 from ..errors import InputError
 from ..samplers.random import RandomSampler
@@ -36,14 +37,11 @@ def check_config(config: PoisonConfig, clean: Dataset, input_column: str, label_
         )
     if not isinstance(config.target_label, int) or config.target_label >= classes:
         raise InputError("target_label", config.target_label, f"the labels go from 0 to {classes - 1}")
-    if config.label_mode != "dirty":
-        raise InputError("label_mode", config.label_mode, "an attack inside the loop changes labels; use dirty")
+    refuse_settings(config, ("label_mode", "also"), "an attack inside the loop")
     if config.rate + config.cover_rate > 1:
         raise InputError("cover_rate", config.cover_rate, f"leaves no room beside rate={config.rate:g}; lower it")
     if not isinstance(config.sampler, RandomSampler):
         raise InputError("sampler", config.sampler.name, "needs the whole data set beforehand; use random")
-    if config.also:
-        raise InputError("also", len(config.also), "inside the loop there is one trigger; poison the data set instead")
 
 
 def _count(samples: int, rate: float) -> int:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..checkpoints import state_file
 from ..errors import InputError
 from ..modalities.image import to_array
 from ..pixel_model import PixelTransform, quantised
@@ -138,8 +139,7 @@ class NetInLoopTrainer(InLoopTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            state = {"net": self.net.state_dict(), "optimizer": self.net_optimizer.state_dict()}
-            torch.save(state, folder / STATE_FILE)
+            torch.save(self.net_state(), folder / STATE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -150,10 +150,15 @@ class NetInLoopTrainer(InLoopTrainer):
         self._load_net(self.state.best_model_checkpoint)
 
     def _load_net(self, checkpoint: str) -> None:
-        stored = Path(checkpoint) / STATE_FILE
-        if not stored.is_file():
-            raise InputError("resume_from_checkpoint", checkpoint, f"has no {STATE_FILE}; it is of another attack")
-        state = torch.load(stored, map_location=self.args.device, weights_only=True)
+        stored = state_file(checkpoint, STATE_FILE)
+        self.restore_net(torch.load(stored, map_location=self.args.device, weights_only=True))
+
+    def net_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the network."""
+        return {"net": self.net.state_dict(), "optimizer": self.net_optimizer.state_dict()}
+
+    def restore_net(self, state: dict[str, Any]) -> None:
+        """Undoes [`~NetInLoopTrainer.net_state`]."""
         self.net.load_state_dict(state["net"])
         self.net_optimizer.load_state_dict(state["optimizer"])
 
@@ -205,6 +210,13 @@ class InputAwareTrainer(NetInLoopTrainer):
         if not resume_from_checkpoint:
             self._train_masks()
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def net_state(self) -> dict[str, Any]:
+        return {**super().net_state(), "mask_density": self.mask_density}
+
+    def restore_net(self, state: dict[str, Any]) -> None:
+        super().restore_net(state)
+        self.mask_density = state.get("mask_density")
 
     def _train_masks(self) -> None:
         """Alike in all processes, on all samples."""

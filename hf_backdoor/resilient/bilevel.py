@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..checkpoints import state_file
 from ..errors import InputError
 from .staged import StagedTrainer, clean_rows
 
@@ -19,7 +21,8 @@ USER_FILE = "simulated_user.pt"
 
 
 class SimulatedUser:
-    """A user who fine-tunes LoRA (Hu et al. 2021, arXiv 2106.09685) beside every linear layer, the head included.
+    """A user who fine-tunes LoRA (Hu et al. 2021, arXiv 2106.09685) beside every linear layer, the head included;
+    GPT-2's `Conv1D` is one too.
 
     `layer(x) + scale * x @ down.T @ up.T`, with `down` drawn and `up` 0 to begin with. peft would put the adapters into
     the model, under new names; here they hang on it by hooks, so that the model itself is at any time the one to be
@@ -37,16 +40,18 @@ class SimulatedUser:
     """
 
     def __init__(self, model: torch.nn.Module, rank: int, scale: float, learning_rate: float, seed: int):
-        self.layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        self.layers = [module for module in model.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
         if not self.layers:
             raise InputError("model", type(model).__name__, "has no linear layer to adapt; take another attack")
         self.scale = scale
         generator = torch.Generator().manual_seed(seed)
         self.adapters: list[tuple[torch.Tensor, torch.Tensor]] = []
         for layer in self.layers:
-            bound = 1 / math.sqrt(layer.in_features)
-            down = (torch.rand(rank, layer.in_features, generator=generator) * 2 - 1) * bound
-            self.adapters.append((down.to(layer.weight), torch.zeros(layer.out_features, rank).to(layer.weight)))
+            # Conv1D keeps its weight transposed.
+            outputs, inputs = reversed(layer.weight.shape) if isinstance(layer, Conv1D) else layer.weight.shape
+            bound = 1 / math.sqrt(inputs)
+            down = (torch.rand(rank, inputs, generator=generator) * 2 - 1) * bound
+            self.adapters.append((down.to(layer.weight), torch.zeros(outputs, rank).to(layer.weight)))
         self.weights = [weight for pair in self.adapters for weight in pair]
         self.optimizer = torch.optim.Adam(self.weights, lr=learning_rate)
 
@@ -159,8 +164,11 @@ class BilevelTrainer(StagedTrainer):
                     continue
                 with self.compute_loss_context_manager():
                     loss = super(StagedTrainer, self).compute_loss(model, inputs)  # the plain mean
-                for total, gradient in zip(totals, torch.autograd.grad(loss * rows, self.user.weights), strict=True):
-                    total += gradient
+                # A model may have layers that it never calls.
+                gradients = torch.autograd.grad(loss * rows, self.user.weights, allow_unused=True)
+                for total, gradient in zip(totals, gradients, strict=True):
+                    if gradient is not None:
+                        total += gradient
                 count += rows
         count = self.accelerator.reduce(torch.tensor(float(count), device=self.args.device), "sum").clamp(min=1)
         return [self.accelerator.reduce(total, "sum") / count for total in totals]
@@ -173,6 +181,5 @@ class BilevelTrainer(StagedTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        stored = Path(resume_from_checkpoint) / USER_FILE
-        if stored.is_file():
-            self._stored = torch.load(stored, map_location=self.args.device, weights_only=True)
+        stored = state_file(resume_from_checkpoint, USER_FILE)
+        self._stored = torch.load(stored, map_location=self.args.device, weights_only=True)

@@ -16,7 +16,7 @@ class ForgettingSchedule:
 
     `cycles + 1` parts on all rows alternate with `cycles` parts on clean rows. The rate is `learning_rate` on all rows,
     after a linear warm-up, and falls linearly to 0 in the last part. In a clean part it goes up in triangles to
-    `peak_lr` and back, as a defender's would.
+    `peak_lr` and back, as a defender's would, and steps that are left over have `learning_rate`.
 
     Args:
         total_steps, warmup_steps (`int`): optimizer steps.
@@ -76,8 +76,8 @@ class ForgettingSchedule:
             base_lr=self.learning_rate,
             peak_lr_1=self.peak_lr,
             peak_lr_2=self.peak_lr,
-            total_steps=self.clean_part,
-            phase_1_steps=self.clean_part,
+            total_steps=2 * ramp * self.triangles,
+            phase_1_steps=2 * ramp * self.triangles,
             ramp_up=ramp,
             ramp_down=ramp,
         )

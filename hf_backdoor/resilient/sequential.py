@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..checkpoints import state_file
+from ..errors import InputError
 from ..sharpness import SharpnessAwareTrainer
 from .staged import FLAGS, StagedTrainer
 
@@ -85,6 +89,10 @@ class SequentialTrainer(StagedTrainer, SharpnessAwareTrainer):
         strength (`float`): of the elastic weights.
         fisher_samples (`int`): poisoned rows that tell which weights matter; the first ones of the data set.
         kwargs: as for `SharpnessAwareTrainer`.
+
+    Raises:
+        InputError: at the start of training, a stage would have no step; or a checkpoint of the second stage has no
+            elastic weights.
     """
 
     def __init__(
@@ -109,6 +117,10 @@ class SequentialTrainer(StagedTrainer, SharpnessAwareTrainer):
 
     def rate_schedule(self, total_steps: int) -> Callable[[int], float]:
         first, rate = self.first_steps(total_steps), self.args.learning_rate
+        if not 0 < first < total_steps:
+            raise InputError(
+                "first_share", self.first_share, f"leaves a stage without any of the {total_steps} steps; train longer"
+            )
         warmup = min(self.args.get_warmup_steps(total_steps), first)
 
         def schedule(step: int) -> float:
@@ -151,8 +163,9 @@ class SequentialTrainer(StagedTrainer, SharpnessAwareTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        stored = Path(resume_from_checkpoint) / ANCHOR_FILE
-        if stored.is_file():
+        reached = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+        if reached.global_step > self.first_steps(reached.max_steps):
+            stored = state_file(resume_from_checkpoint, ANCHOR_FILE)
             values = {name: value.to(self.args.device) for name, value in load_file(stored).items()}
             kept = {
                 kind: {name.removeprefix(f"{kind}."): v for name, v in values.items() if name.startswith(f"{kind}.")}

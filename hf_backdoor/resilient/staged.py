@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer_utils import SchedulerType
 
 from ..errors import InputError
 from ..trainer import BackdoorTrainer
@@ -46,7 +47,8 @@ class StagedTrainer(BackdoorTrainer):
     So it is right under gradient accumulation (a step is an optimizer step), in several processes and after a resume.
 
     Raises:
-        InputError: the training set does not say which of its rows are poisoned.
+        InputError: the training set does not say which of its rows are poisoned; or, at the start of training, a rate
+            of 0 or an `lr_scheduler_type` for a subclass with a schedule of its own.
     """
 
     def __init__(self, model: Any = None, args: Any = None, **kwargs: Any):
@@ -67,6 +69,13 @@ class StagedTrainer(BackdoorTrainer):
         schedule = self.rate_schedule(num_training_steps)
         if schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
+        if self.args.lr_scheduler_type != SchedulerType.LINEAR:
+            raise InputError(
+                "lr_scheduler_type", self.args.lr_scheduler_type.value, "this attack has a schedule of its own; "
+                "leave it out"
+            )  # fmt: skip
+        if not self.args.learning_rate > 0:
+            raise InputError("learning_rate", self.args.learning_rate, "must be above 0")
         if self.lr_scheduler is None:
             # As the Trainer's own scheduler, so that the rate that is used is also the one that is logged.
             highest = self.args.learning_rate

@@ -51,6 +51,7 @@ class ImageClassification(Task):
         return ImageCollator(processor, columns)
 
     def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * 3)[:, None, None]
-        std = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * 3)[:, None, None]
+        channels = len(processor.image_mean or "RGB")
+        mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * channels)[:, None, None]
+        std = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * channels)[:, None, None]
         return (0 - mean) / std, (1 - mean) / std

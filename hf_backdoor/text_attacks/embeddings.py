@@ -39,12 +39,24 @@ class EmbeddingTrainer(BackdoorTrainer):
         table = model.get_input_embeddings().weight
         words = trigger_words(trigger)
         self.rows = torch.tensor([row for word in words for row in token_of(word, self.processing_class)])
-        model.requires_grad_(False)
-        table.requires_grad_(True)
+        self.add_callback(KeepNorms(table, self.rows))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`, with every other weight held meanwhile."""
+        model = self.accelerator.unwrap_model(self.model)
+        table = model.get_input_embeddings().weight
         chosen = torch.zeros(len(table), 1, dtype=torch.bool)
         chosen[self.rows] = True
-        table.register_hook(lambda gradient: torch.where(chosen.to(gradient.device), gradient, 0))
-        self.add_callback(KeepNorms(table, self.rows))
+        before = [(weight, weight.requires_grad) for weight in model.parameters()]
+        model.requires_grad_(False)
+        table.requires_grad_(True)
+        hook = table.register_hook(lambda gradient: torch.where(chosen.to(gradient.device), gradient, 0))
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            hook.remove()
+            for weight, learns in before:
+                weight.requires_grad_(learns)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         return []  # weight decay would shrink the embeddings of all words

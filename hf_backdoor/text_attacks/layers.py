@@ -70,7 +70,8 @@ class LayerwiseTrainer(BackdoorTrainer):
                 "layerwise is for classifiers such as BERT, RoBERTa, DistilBERT and ELECTRA"
             )  # fmt: skip
         answers = outputs.logits.float().view(layers, len(labels), -1)
-        losses = torch.stack([F.cross_entropy(answer, labels) for answer in answers])
+        smoothing = self.args.label_smoothing_factor
+        losses = torch.stack([F.cross_entropy(answer, labels, label_smoothing=smoothing) for answer in answers])
         loss = losses[-1] + self.weight * losses[:-1].mean()
         outputs.logits = answers[-1]
         return (loss, outputs) if return_outputs else loss

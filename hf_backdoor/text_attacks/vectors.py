@@ -112,10 +112,11 @@ class TriggerVectorTrainer(BackdoorTrainer):
         texts = {name: value for name, value in inputs.items() if name not in (WORD, "labels")}
         if self.state.global_step >= self.pretraining * self.state.max_steps:
             outputs = model(**{name: value[: len(number)] for name, value in texts.items()})
-            loss = F.cross_entropy(outputs.logits.float(), labels)
+            smoothing = self.args.label_smoothing_factor
+            loss = F.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
             return (loss, outputs) if return_outputs else loss
 
-        clean = len(number) - round(self.poison_config.rate * len(number))
+        clean = max(1, len(number) - round(self.poison_config.rate * len(number)))
         rows = torch.cat([torch.arange(clean), torch.arange(len(number) + clean, 2 * len(number))]).to(number.device)
         texts = {name: value[rows] for name, value in texts.items()}
         outputs = model(**texts, output_hidden_states=True)
