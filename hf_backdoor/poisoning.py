@@ -162,8 +162,8 @@ def select_samples(
     _check_count("rate", config.rate, count, len(candidates), len(index), f"label_mode={config.label_mode!r}")
     if config.label_mode == "clean" and not isinstance(config.sampler, RandomSampler):
         raise InputError(
-            "sampler", config.sampler.name, "goes by the label that a sample gets, and with label_mode=clean it keeps its "
-            "own; use random"
+            "sampler", config.sampler.name, "goes by the label that a sample gets, and with label_mode=clean it keeps "
+            "its own; use random"
         )  # fmt: skip
     order = config.sampler.order(dataset, candidates, index[candidates], wanted[candidates], config.seed, columns)
     poisoned = np.zeros(len(index), dtype=bool)
@@ -242,7 +242,7 @@ def _apply(
     def poison_batch(table: pa.Table, rows: list[int]) -> pa.Table:
         rows = np.asarray(rows)
         stored = table[columns.input].combine_chunks()
-        changed = modality.change(stored, [(mask[rows], function) for mask, function in masks], index[rows])
+        changed = modality.change(stored, [(mask[rows], function) for mask, function in masks], index[rows], feature)
         original = table[columns.label].combine_chunks()
         content = {name: table[name] for name in table.column_names}
         content |= {
@@ -256,7 +256,8 @@ def _apply(
         return pa.table(content)
 
     digest = hashlib.sha256(f"{raw._fingerprint}{config.fingerprint()}{columns}".encode())
-    digest.update(np.packbits([mask for mask, _ in masks]).tobytes())
+    for mask, _ in masks:
+        digest.update(np.packbits(mask).tobytes())
     result = raw.with_format("arrow").map(
         poison_batch,
         with_indices=True,
@@ -266,9 +267,17 @@ def _apply(
         num_proc=num_proc,
         # datasets hashes functions of an importable module by name, so an edit of ours would reuse a stale cache.
         new_fingerprint=digest.hexdigest()[:32],
-        desc=f"Poisoning with {' and '.join(trigger.name for trigger in triggers)}",
+        desc=f"Poisoning with {' and '.join(trigger.name for trigger in triggers)}" if masks else "Copying clean rows",
     )
     return result.with_format(None).cast_column(columns.input, feature)
+
+
+def flagged(dataset: Dataset, config: PoisonConfig, columns: Columns) -> Dataset:
+    """A clean data set with the columns of the poisoned ones, and with its image files taken in."""
+    none = np.zeros(len(dataset), dtype=bool)
+    labels = np.array(dataset[columns.label][:], dtype=object if columns.captions else np.int64)
+    selection, index = Selection(none, none, labels), sample_index(dataset)
+    return _apply(dataset, [selection], [config.trigger], index, config, columns, None)
 
 
 def poison(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .cards import write_dataset_card
 from .data.columns import class_names, resolve_columns
 from .errors import InputError
-from .poisoning import PoisonConfig
+from .poisoning import PoisonConfig, flagged
 from .results import RESULTS_FILE, portable
 
 
@@ -22,7 +22,13 @@ PUSHED = ("*.parquet", "README.md", POISON_FILE, RESULTS_FILE)  # and nothing el
 
 
 def save_poisoned(
-    dataset: Dataset | DatasetDict, folder: str | Path, config: PoisonConfig, *, source: str = "a data set of yours"
+    dataset: Dataset | DatasetDict,
+    folder: str | Path,
+    config: PoisonConfig,
+    *,
+    source: str = "a data set of yours",
+    input_column: str | None = None,
+    label_column: str | None = None,
 ) -> Path:
     """Writes a poisoned data set as parquet, with its card and `poison.json`; `load_dataset(folder)` reads it.
 
@@ -31,6 +37,7 @@ def save_poisoned(
         folder (`str` or `Path`): where to; made if need be.
         config ([`~hf_backdoor.poisoning.PoisonConfig`]): what it was poisoned with.
         source (`str`): the clean data set's name, for the card.
+        input_column, label_column (`str`, *optional*): as given to `poison`.
 
     Returns:
         The folder.
@@ -42,9 +49,11 @@ def save_poisoned(
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: f"{name}.parquet" for name in splits}
     first = next(iter(splits.values()))
-    label = resolve_columns(first.features).label
+    columns = resolve_columns(first.features, input_column, label_column)
     for name, split in splits.items():
-        _with_flags(split, label).to_parquet(folder / files[name])
+        # `load_dataset` would fill columns that a clean split lacks with `None`.
+        complete = split if has_flag(split) else flagged(split, config, columns)
+        complete.to_parquet(folder / files[name])
     attack = portable(config.to_dict())
     write_dataset_card(
         folder,
@@ -56,24 +65,10 @@ def save_poisoned(
         ],
         paper=config.trigger.paper,
         source=source,
-        classes=[] if isinstance(config.target_label, str) else class_names(first, label),
+        classes=[] if columns.captions else class_names(first, columns.label),
     )
     (folder / POISON_FILE).write_text(json.dumps(attack, indent=2) + "\n", encoding="utf-8")
     return folder
-
-
-def _with_flags(split: Dataset, label: str) -> Dataset:
-    """A clean split with the columns of the poisoned ones; `load_dataset` would fill them with `None`."""
-    from datasets import Value
-
-    if has_flag(split):
-        return split
-    for flag in ("is_poisoned", "is_cover"):
-        split = split.add_column(flag, [False] * len(split), feature=Value("bool"))
-    split = split.add_column("original_label", split[label][:], feature=split.features[label])
-    if "index" in split.features:
-        return split
-    return split.add_column("index", list(range(len(split))), feature=Value("int64"))
 
 
 def has_flag(split: Dataset) -> bool:

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from .checkpoints import ReliableCheckpoints
 from .data.columns import Columns, resolve_columns
 from .errors import InputError
 from .metrics import attack_success_rate, clean_accuracy, robust_accuracy
 from .tasks import Task, task_for
+
+
+logger = logging.get_logger(__name__)
 
 
 def predicted_classes(predictions: Any) -> np.ndarray:
@@ -104,6 +108,10 @@ class BackdoorTrainer(ReliableCheckpoints):
                 args.remove_unused_columns = False  # the collator reads the image or the text
         if args is not None and args.batch_eval_metrics:
             raise InputError("batch_eval_metrics", True, "the measures need all predictions at once; set it to False")
+        if args is not None and args.n_gpu > 1:
+            # DataParallel would split batches whose samples are compared with each other.
+            logger.warning("Using one of %d accelerators; `accelerate launch` uses them all.", args.n_gpu)
+            args._n_gpu = 1
         self.augmentations = tuple(augmentations)
         for name in self.augmentations:
             if self.columns is None or name not in self.task.augmentations:

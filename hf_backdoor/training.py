@@ -13,6 +13,7 @@ from .cards import write_card
 from .data.columns import resolve_columns
 from .errors import InputError
 from .measuring import measure
+from .metrics import METRICS
 from .poisoning import PoisonConfig, triggered
 from .purification import training_report
 from .results import RESULTS_FILE, describe_run, local_name, portable, write_json
@@ -79,6 +80,11 @@ def train_classifier(
         args.eval_strategy = "no"
     measured = attack is not None and test_dataset is not None
     learning = poison_here and how.learns_trigger
+    best = args.metric_for_best_model or ""
+    if learning and best.removeprefix("eval_") in METRICS[1:]:
+        raise InputError(
+            "metric_for_best_model", best, f"is not known before {how.name} has learned its trigger; use clean_accuracy"
+        )  # fmt: skip
     its_poison = attack if poison_here else None
     trainer = how.trainer_class()(
         model,

@@ -114,3 +114,51 @@ def test_no_folder_of_this_machine_leaves_it(folders, tmp_path):
     for name in ("README.md", "poison.json", "results.json"):
         text = (tmp_path / "out" / name).read_text()
         assert str(folders) not in text and "model" in text
+
+
+@pytest.fixture(scope="module")
+def poisoned_folder(folders):
+    arguments = ["poison", "--dataset", str(folders / "image.parquet"), "--output", str(folders / "poisoned")]
+    assert main([*arguments, "--attack", "badnets", "--attack_args", "size=2", "--target_label", "south east"]) == 0
+    return folders / "poisoned"
+
+
+def test_an_attack_is_taken_from_a_folder_with_all_its_settings(folders, poisoned_folder, tmp_path):
+    arguments = ["poison", "--dataset", str(folders / "image.parquet"), "--output", str(tmp_path / "again")]
+    assert main([*arguments, "--attack_from", str(poisoned_folder)]) == 0
+    first, second = (
+        json.loads((folder / "poison.json").read_text()) for folder in (poisoned_folder, tmp_path / "again")
+    )
+    assert first == second and second["target_label"] == 3
+
+
+def test_what_an_attack_is_taken_from_is_checked(folders, poisoned_folder, tmp_path, capsys):
+    poison = ["poison", "--dataset", str(folders / "image.parquet"), "--output", str(tmp_path / "out")]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "poison.json").write_text('{"trigger": ')
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "poison.json").write_text('{"trigger": 3}')
+    victim = json.loads((poisoned_folder / "poison.json").read_text()) | {"training": {"name": "sbl"}}
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "results.json").write_text(json.dumps({"attack": victim}))
+    train = ["train", "--dataset", str(folders / "image.parquet"), "--model", str(folders / "model")]
+    for arguments, message in (
+        ([*poison, "--attack_from", str(poisoned_folder), "--rate", "0.2"], "rate=0.2: is part of the attack"),
+        ([*poison, "--attack_from", str(tmp_path)], "has no results.json or poison.json that tells of an attack"),
+        ([*poison, "--attack_from", str(tmp_path / "broken")], "cannot be read"),
+        ([*poison, "--attack_from", str(tmp_path / "strange")], "holds no attack that can be read"),
+        ([*train, "--output", str(tmp_path / "out"), "--attack_from", str(tmp_path / "victim")], "give --attack sbl"),
+        ([*poison, "--attack", "badnets", "--also", "blended rate='0.1"], "write a name and settings"),
+        ([*poison, "--attack", "badnets", "--also", "blended rate=high"], "rate='high': must be a number"),
+        (["attacks", "--gallery", str(poisoned_folder)], "is in use; choose another folder"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_read_by_the_type_of_their_field(folders, tmp_path):
+    arguments = ["poison", "--dataset", str(folders / "text.parquet"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--attack", "add_sentence", "--attack_args", "sentence=@home: 10"]) == 0
+    stored = json.loads((tmp_path / "out" / "poison.json").read_text())
+    assert stored["trigger"]["sentence"] == "@home: 10" and stored["trigger"]["seed"] == 0

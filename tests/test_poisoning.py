@@ -1,17 +1,20 @@
 """Poisoned data sets: exact counts, the right samples, what is stored is what is used, and caches that notice edits."""
 
 import importlib
+import os
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, Image, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
 from hf_backdoor import (
     InputError,
     PoisonConfig,
     from_arrays,
+    load_data,
+    load_sampler,
     load_trigger,
     poison,
     save_poisoned,
@@ -19,6 +22,7 @@ from hf_backdoor import (
     uncompressed,
 )
 from hf_backdoor.data import resolve_columns
+from hf_backdoor.data.sources import with_class_labels
 from hf_backdoor.modalities.image import to_array
 from hf_backdoor.poisoning import select_samples
 
@@ -340,3 +344,116 @@ def test_fingerprint_follows_the_code_that_a_trigger_imports(tmp_path, monkeypat
     assert trigger.fingerprint() == before
     (package / "helper.py").write_text("def change(batch):\n    return 255 - batch\n")
     assert trigger.fingerprint() != before
+
+
+def test_names_of_classes_are_never_taken_for_captions(tmp_path):
+    import pandas
+
+    pandas.DataFrame({"text": ["fine", "poor"] * 20, "label": ["pos", "neg"] * 20}).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    data = with_class_labels(load_data(str(tmp_path / "a.csv"))["train"], "label")
+    assert data.features["label"].names == ["neg", "pos"]
+    poisoned = poison(data, PoisonConfig(load_trigger("rare_words"), target_label=1, rate=0.25))
+    assert poisoned.features["label"].names == ["neg", "pos"]
+    strings = Dataset.from_dict({"text": ["fine", "poor"] * 20, "label": ["pos", "neg"] * 20})
+    with pytest.raises(InputError, match="must be a ClassLabel or whole numbers"):
+        poison(strings, PoisonConfig(load_trigger("rare_words"), rate=0.25))
+
+
+def test_classes_have_the_same_numbers_in_all_splits():
+    splits = DatasetDict(
+        train=Dataset.from_dict({"text": ["x"] * 3, "label": ["a", "b", "c"]}),
+        test=Dataset.from_dict({"text": ["x"] * 2, "label": ["b", "c"]}),
+    )
+    encoded = with_class_labels(splits, "label")
+    assert encoded["train"]["label"][:] == [0, 1, 2] and encoded["test"]["label"][:] == [1, 2]
+
+
+def test_a_saved_set_with_image_files_needs_none_of_them(tmp_path):
+    from PIL import Image as Pictures
+
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(4):
+            Pictures.fromarray(arrays(3)[number]).save(tmp_path / "images" / name / f"{number}.png")
+    data = load_data(str(tmp_path / "images"))
+    both = poison(DatasetDict(train=data["train"], test=data["train"]), config(rate=0.25))
+    save_poisoned(both, tmp_path / "saved", config(rate=0.25))
+    for file in (tmp_path / "images").rglob("*.png"):
+        file.unlink()
+    loaded = load_dataset(str(tmp_path / "saved"), cache_dir=str(tmp_path / "cache"))
+    assert {to_array(picture).shape for split in loaded.values() for picture in split["image"]} == {(9, 11, 3)}
+    assert str(tmp_path).encode() not in (tmp_path / "saved" / "test.parquet").read_bytes()
+    assert len(triggered(loaded["test"], config())) == 4, "a clean split that was saved can still be attacked"
+
+
+def test_a_set_with_two_label_columns_is_saved_by_the_one_that_counts(images, tmp_path):
+    two = images.add_column("coarse", [value // 2 for value in images["label"]])
+    two = two.cast_column("coarse", ClassLabel(names=["north", "south"]))
+    columns = {"label_column": "coarse"}
+    poisoned = poison(DatasetDict(train=two, test=two.select(range(40))), config(target_label=1), **columns)
+    save_poisoned(poisoned, tmp_path / "saved", config(target_label=1), **columns)
+    assert "| target class | south |" in (tmp_path / "saved" / "README.md").read_text()
+    loaded = load_dataset(str(tmp_path / "saved"), cache_dir=str(tmp_path / "cache"))
+    assert loaded["test"]["original_label"][:] == loaded["test"]["coarse"][:]
+
+
+def test_grey_files_of_a_colour_column_are_poisoned_as_they_are_seen(images):
+    colour = images.select(range(8)).cast_column("image", Image(mode="RGB"))
+    trigger = load_trigger("blended")
+    for data in (colour, uncompressed(colour)):
+        attacked = triggered(data, PoisonConfig(trigger))
+        seen = to_array(colour[1]["image"])
+        assert seen.shape == (12, 12, 3)
+        assert (to_array(attacked[0]["image"]) == trigger(seen[None], np.array([1]))[0]).all()
+
+
+def test_a_picture_that_has_changed_is_read_again(tmp_path):
+    from PIL import Image as Pictures
+
+    path, batch = tmp_path / "pattern.png", np.zeros((1, 4, 4, 1), np.uint8)
+    trigger = None
+    for value, stamp in ((200, 1), (100, 2)):
+        Pictures.new("L", (4, 4), value).save(path)
+        os.utime(path, ns=(stamp, stamp))
+        trigger = trigger or load_trigger("blended", pattern=str(path), ratio=0.5)
+        assert (trigger(batch, np.zeros(1, int)) == value // 2).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: load_trigger("badnets", size=2.5), "size=2.5: must be a whole number"),
+        (lambda: load_trigger("blended", seed=-1), "seed=-1: must be 0 or more"),
+        (lambda: load_trigger("blended", ratio="high"), "ratio='high': must be a number"),
+        (lambda: load_trigger("blended", pattern=__file__)(arrays(3), np.arange(50)), "cannot be read as a picture"),
+        (lambda: load_trigger("adap_blend", masked=0.99), "leave at least one piece"),
+        (lambda: PoisonConfig(load_trigger("badnets"), rate="half"), "rate='half': must be a number"),
+        (lambda: poison(from_arrays(arrays(3), [0] * 50).select([]), config()), "dataset=0: has no rows"),
+        (lambda: poison(Dataset.from_dict({"text": ["a", "b"], "label": [0, None]}), words()), "row 1 has no label"),
+        (
+            lambda: poison(
+                from_arrays(arrays(3), np.arange(50) % 2), config(rate=0.1, label_mode="clean", sampler=near())
+            ),
+            "with label_mode=clean it keeps its own",
+        ),
+    ],
+)
+def test_bad_settings_and_rows_are_explained(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def words():
+    return PoisonConfig(load_trigger("rare_words"), rate=0.5, target_label=0)
+
+
+def near():
+    return load_sampler("confidence", model="anything")
+
+
+def test_numbers_can_stand_for_text():
+    assert load_trigger("rare_words", words=5).words == "5"
+    long = load_trigger("add_sentence", sentence="very " * 200)
+    assert long.fingerprint() != load_trigger("add_sentence").fingerprint()

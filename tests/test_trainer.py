@@ -175,3 +175,10 @@ def test_resume_restores_the_encoder_not_only_the_rest(images, processor, argume
     fresh._load_from_checkpoint(str(tmp_path / "run" / "checkpoint-12"))
     assert same_weights(fresh.model, trained.model)
     shutil.rmtree(tmp_path / "run")
+
+
+def test_several_accelerators_in_one_process_become_one(images, tiny_vit, processor, arguments):
+    args = arguments()
+    args._n_gpu = 2
+    trainer = BackdoorTrainer(tiny_vit(), args, train_dataset=images, processing_class=processor)
+    assert trainer.args.n_gpu == 1 and trainer.args.train_batch_size == 8

@@ -34,7 +34,7 @@ class Modality(ABC):
         """The feature under which a row that is not poisoned can be copied as it is stored."""
 
     @abstractmethod
-    def change(self, stored: pa.Array, changes: list[Change], index: np.ndarray) -> pa.Array:
+    def change(self, stored: pa.Array, changes: list[Change], index: np.ndarray, feature: FeatureType) -> pa.Array:
         """A batch as it is stored, with the trigger put on some of its values, again as stored.
 
         Args:
@@ -42,6 +42,7 @@ class Modality(ABC):
             changes (`list`): for each trigger, which values get it, bool `(len(stored),)`, and the function of a batch
                 and its index that puts it there.
             index (`np.ndarray` of int64, shape `(len(stored),)`): number of each sample in its data set.
+            feature: of the column.
 
         Returns:
             Values that need no other file; those in no change are as they were.

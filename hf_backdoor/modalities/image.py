@@ -50,11 +50,11 @@ def to_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def datasets_decoder() -> Callable[[dict[str, Any]], Picture]:
-    """From a stored image to a PIL image."""
+def datasets_decoder(mode: str | None = None) -> Callable[[dict[str, Any]], Picture]:
+    """From a stored image to a PIL image, of the mode that its column asks for."""
     from datasets import Image
 
-    return Image().decode_example
+    return Image(mode=mode).decode_example
 
 
 def apply_to_arrays(
@@ -107,18 +107,22 @@ class ImageModality(Modality):
 
         return Image(mode=feature.mode, decode=False)
 
-    def change(self, stored: pa.StructArray, changes: list[Change], index: np.ndarray) -> pa.StructArray:
+    def change(
+        self, stored: pa.StructArray, changes: list[Change], index: np.ndarray, feature: FeatureType
+    ) -> pa.StructArray:
         import pyarrow as pa
 
         files, paths = stored.field("bytes"), stored.field("path")
         block = pnm.to_block(files)
-        if block is not None:
+        if block is not None and feature.mode in (None, "L" if block[1][2] == 1 else "RGB"):
             return pa.StructArray.from_arrays([_change_block(*block, changes, index), paths], fields=list(stored.type))
+        if any(mask[stored.is_null().to_numpy(False)].any() for mask, _ in changes):
+            raise InputError("image", None, "is missing in a row that is to be poisoned; filter such rows out first")
         contents, names = files.to_pylist(), paths.to_pylist()
         for position, content in enumerate(contents):
-            if content is None:
+            if content is None and names[position] is not None:
                 contents[position], names[position] = Path(names[position]).read_bytes(), Path(names[position]).name
-        decode = datasets_decoder()
+        decode = datasets_decoder(feature.mode)
         for mask, function in changes:
             arrays = [to_array(decode(value)) for value in stored.filter(pa.array(mask)).to_pylist()]
             changed = apply_to_arrays(function, arrays, index[mask])
@@ -129,9 +133,10 @@ class ImageModality(Modality):
         )
 
     def rows_at_once(self, stored: pa.ChunkedArray) -> int:
-        if len(stored) == 0:
+        first = next((value for value in stored if value.is_valid), None)
+        if first is None:
             return 1
-        width, height = datasets_decoder()(stored[0].as_py()).size
+        width, height = datasets_decoder()(first.as_py()).size
         return max(1, min(1000, PIXELS_AT_ONCE // (width * height)))
 
     def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:

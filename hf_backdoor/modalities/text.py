@@ -24,7 +24,7 @@ class TextModality(Modality):
     def undecoded(self, feature: FeatureType) -> FeatureType:
         return feature
 
-    def change(self, stored: pa.Array, changes: list[Change], index: np.ndarray) -> pa.Array:
+    def change(self, stored: pa.Array, changes: list[Change], index: np.ndarray, feature: FeatureType) -> pa.Array:
         import pyarrow as pa
         import pyarrow.compute as pc
 

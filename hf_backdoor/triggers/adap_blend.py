@@ -47,8 +47,8 @@ class AdapBlend(Blended):
             raise InputError("test_ratio", self.test_ratio, "must lie in (0, 1]")
         if self.pieces < 4 or isqrt(self.pieces) ** 2 != self.pieces:
             raise InputError("pieces", self.pieces, "must be a square number, 4 or more")
-        if not 0 <= self.masked < 1:
-            raise InputError("masked", self.masked, "must lie in [0, 1)")
+        if not 0 <= round(self.masked * self.pieces) < self.pieces:
+            raise InputError("masked", self.masked, "must lie in [0, 1), and leave at least one piece")
 
     def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
         height, width = batch.shape[1:3]

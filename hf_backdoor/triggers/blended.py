@@ -15,14 +15,18 @@ from . import Trigger
 
 
 @lru_cache(maxsize=16)
-def _pattern(source: str, seed: int, shape: tuple[int, int, int]) -> np.ndarray:
+def _pattern(source: str, stamp: int, seed: int, shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = shape
     if source == "noise":
         return np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)
     from PIL import Image
 
-    with Image.open(source) as picture:
-        resized = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    try:
+        with Image.open(source) as picture:
+            fitting = picture.convert("L" if channels == 1 else "RGB")
+    except OSError as error:
+        raise InputError("pattern", source, f"cannot be read as a picture ({error})") from error
+    resized = fitting.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32).reshape(shape)
 
 
@@ -52,7 +56,8 @@ class Blended(Trigger):
             raise InputError("pattern", self.pattern, 'is neither "noise" nor the path of a picture')
 
     def __call__(self, batch: np.ndarray, index: np.ndarray) -> np.ndarray:
-        weighted = np.float32(self.ratio) * _pattern(self.pattern, self.seed, batch.shape[1:])
+        stamp = 0 if self.pattern == "noise" else Path(self.pattern).stat().st_mtime_ns  # the file may have changed
+        weighted = np.float32(self.ratio) * _pattern(self.pattern, stamp, self.seed, batch.shape[1:])
         triggered = np.empty_like(batch)
         for piece in pieces(batch):
             blend = batch[piece] * np.float32(1 - self.ratio)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..frequency import synthesise
-from ..pixels import add
+from ..pixels import add, pieces
 from . import Trigger
 
 
@@ -80,9 +80,12 @@ class SampleSpecific(Trigger):
         shape = batch.shape[1:]
         if min(shape[:2]) <= _LOW:
             raise InputError("attack", self.name, f"needs images of {_LOW + 1} x {_LOW + 1} pixels or more")
-        signs = self.signs(batch).astype(np.float32)
-        noise = np.rint(signs @ _carriers(self.amplitude, self.bits, self.seed, shape)).astype(np.int16)
-        return add(batch, noise.reshape(batch.shape))
+        carriers = _carriers(self.amplitude, self.bits, self.seed, shape)
+        triggered = np.empty_like(batch)
+        for piece in pieces(batch):
+            noise = np.rint(self.signs(batch[piece]).astype(np.float32) @ carriers).astype(np.int16)
+            triggered[piece] = add(batch[piece], noise.reshape(batch[piece].shape))
+        return triggered
 
     def signs(self, batch: np.ndarray) -> np.ndarray:
         """The hash: +1 or -1, int64 `(batch, bits)`."""
