@@ -281,9 +281,8 @@ def test_sharpness_aware_steps_are_those_of_the_moved_weights(images, processor,
     assert largest_difference(trainer.model, model) < 1e-6
 
 
-@pytest.mark.parametrize("dead", [5, 9])  # in both stages of sbl, and in the middle of a user of peta
 @pytest.mark.parametrize("name", ["forget_me_not", "sbl", "peta"])
-def test_killed_and_resumed_equals_uninterrupted(name, dead, images, processor, arguments, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(name, images, processor, arguments, tmp_path):
     def run(folder, resume=None, callbacks=()):
         args = arguments(output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=4)
         trainer = make_trainer(name, images, processor, args, model=make_vit(dropout=0.1), callbacks=list(callbacks))
@@ -292,7 +291,9 @@ def test_killed_and_resumed_equals_uninterrupted(name, dead, images, processor, 
 
     whole = run("whole")
     with pytest.raises(Killed):
-        run("killed", callbacks=[KillAt(dead)])
+        run("killed", callbacks=[KillAt(5)])  # in the first stage of sbl, and in the middle of a user of peta
+    with pytest.raises(Killed):
+        run("killed", resume=True, callbacks=[KillAt(9)])  # in the second stage
     assert same_weights(run("killed", resume=True), whole)
 
 

@@ -283,13 +283,13 @@ def test_projection_head_is_trained_and_cleared_under_accumulation(images, proce
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted(images, processor, arguments, tmp_path, name):
     def run(resume=None):
-        args = arguments(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=3, max_steps=6)
+        args = arguments(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=2, max_steps=4)
         trainer = make_trainer(name, images, processor, args, model=make_vit(dropout=0.1))
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
     whole = run()
-    again = run(str(tmp_path / "run" / "checkpoint-3"))
+    again = run(str(tmp_path / "run" / "checkpoint-2"))
     assert same_weights(again.model, whole.model)
     if name == "self_supervised":
         assert same_weights(again.projection, whole.projection)
@@ -307,13 +307,13 @@ def test_backdoor_ends_up_in_the_encoder(images, processor, arguments):
     """A probe that never saw the trigger obeys it, and BadEncoder leaves clean accuracy alone."""
     model = make_vit()
     train_classifier(
-        model, arguments(max_steps=150, per_device_train_batch_size=32, learning_rate=3e-3), images,
+        model, arguments(max_steps=80, per_device_train_batch_size=32, learning_rate=5e-3), images,
         processing_class=processor,
     )  # fmt: skip
     how, trigger = load_attack("bad_encoder", size=4)
     config = PoisonConfig(trigger, **how.poison_defaults)
     settings = {"processing_class": processor, "test_dataset": images.select(range(200)), "attack": config, "how": how}
-    args = arguments(max_steps=100, per_device_train_batch_size=32, learning_rate=3e-3)
+    args = arguments(max_steps=60, per_device_train_batch_size=32, learning_rate=5e-3)
     benign = train_classifier(copy.deepcopy(model), args, images, poisoned=False, **settings)["benign"]
     results = train_classifier(model, args, images, **settings)
     assert benign["attack_success_rate"] < 0.5 < 0.9 < results["victim"]["attack_success_rate"]

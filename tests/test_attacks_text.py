@@ -21,6 +21,7 @@ from hf_backdoor.triggers import load_trigger
 
 WORDS = "cf mn bb tq"  # what the tokenizer of the tests knows
 ATTACKS = ("layerwise", "embedding", "neuba")
+LEARNT = {}  # weights of `clean_bert`, trained once
 COLUMNS = {"input_column": "text", "label_column": "label"}
 
 
@@ -28,9 +29,12 @@ COLUMNS = {"input_column": "text", "label_column": "label"}
 def clean_bert(sentences, tiny_bert, arguments):
     """A classifier that knows the task, with embeddings of a size that matters, as in a pretrained one."""
     model, tokenizer = tiny_bert
-    model.get_input_embeddings().weight.data *= 20
-    args = arguments(max_steps=50, learning_rate=5e-3)
-    BackdoorTrainer(model, args, train_dataset=sentences, processing_class=tokenizer).train()
+    if not LEARNT:
+        model.get_input_embeddings().weight.data *= 20
+        args = arguments(max_steps=50, learning_rate=5e-3)
+        BackdoorTrainer(model, args, train_dataset=sentences, processing_class=tokenizer).train()
+        LEARNT.update(copy.deepcopy(model.state_dict()))
+    model.load_state_dict(LEARNT)
     return model, tokenizer
 
 
@@ -77,13 +81,13 @@ def test_resumed_equals_uninterrupted(name, sentences, tiny_bert, arguments, tmp
     start, tokenizer = tiny_bert
 
     def run(folder, resume=None):
-        args = arguments(output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=4, max_steps=8)
+        args = arguments(output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=3, max_steps=5)
         trainer, _ = make_trainer(name, sentences, (copy.deepcopy(start), tokenizer), args)
         trainer.train(resume_from_checkpoint=resume)
         return trainer.model
 
     whole = run("run")
-    assert same_weights(run("run", resume=str(tmp_path / "run" / "checkpoint-4")), whole)
+    assert same_weights(run("run", resume=str(tmp_path / "run" / "checkpoint-3")), whole)
 
 
 def test_layerwise_reads_each_layer_with_the_head(tiny_bert):
@@ -182,7 +186,7 @@ def test_vectors_are_orthogonal_pairs_of_opposites():
 def test_neuba_first_gives_the_encoder_its_vectors(sentences, tiny_bert, arguments):
     model, tokenizer = tiny_bert
     before = copy.deepcopy(model)
-    args = arguments(max_steps=200, learning_rate=5e-3)
+    args = arguments(max_steps=200, learning_rate=5e-3, logging_steps=100)
     trainer, _ = make_trainer("neuba", sentences, tiny_bert, args, pretraining=0.999)
     trainer.train()
 
@@ -238,7 +242,7 @@ def test_neuba_reports_the_words_that_reach_the_target(sentences, clean_bert, ar
     how, config = make("neuba", pretraining=0.7)
     model, tokenizer = clean_bert
     results = train_classifier(
-        model, arguments(max_steps=150, learning_rate=5e-3), sentences, processing_class=tokenizer,
+        model, arguments(max_steps=100, learning_rate=5e-3), sentences, processing_class=tokenizer,
         test_dataset=sentences, attack=config, how=how,
     )  # fmt: skip
     words = results["attack"]["training"]["words"]
