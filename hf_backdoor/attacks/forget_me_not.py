@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class ForgetMeNot(Attack):
     """Parts on poisoned and clean rows in turn with parts on clean rows alone, under the defender's learning rate.
 
-    What the clean parts make the model forget is taught again, until what is left is what they do not reach.
+    What the clean parts make the model forget is taught again, until what is left is what they do not reach. The
+    learning rate follows from these settings, so `lr_scheduler_type` is refused.
 
     Args:
         cycles (`int`): clean parts.

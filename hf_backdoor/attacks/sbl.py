@@ -19,6 +19,7 @@ class Sbl(Attack):
 
     Stage one learns clean and poisoned rows, stage two clean rows alone at a lower rate, with the weights that the
     backdoor needs held by elastic weight consolidation. Sharpness-aware steps lead to where small changes do no harm.
+    The learning rate follows from these settings, so `lr_scheduler_type` is refused.
 
     Args:
         rho (`float`): radius of the sharpness-aware steps; 0 for ordinary ones.
