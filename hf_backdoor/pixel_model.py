@@ -22,7 +22,7 @@ _TOLERANCE = 5 / 255
 
 def to_images(batch: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """uint8 `(batch, height, width, channels)` as float `(batch, channels, height, width)` in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))).to(dtype) / 255
+    return torch.tensor(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), dtype=dtype) / 255
 
 
 def to_batch(images: torch.Tensor) -> np.ndarray:

@@ -114,7 +114,8 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, Typed):
         if NoneType in types and value in ("", "None", "null"):
             return None
-        value = str(value) if str in types else _scalar(value)
+        scalar = _scalar(value)  # text stays as typed, except where a number can stand in its place
+        value = scalar if type(scalar) in types or str not in types else str(value)
     if name == "seed" and isinstance(value, int) and value < 0:
         raise InputError(name, value, "must be 0 or more")
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from hf_backdoor import from_arrays, load_attack, load_trigger
+from hf_backdoor import from_arrays, load_attack, load_trigger, plugins
 from hf_backdoor.attacks import attack_names
 from hf_backdoor.catalog import catalog
 from hf_backdoor.cli import main
@@ -155,6 +155,14 @@ def test_what_an_attack_is_taken_from_is_checked(folders, poisoned_folder, tmp_p
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_a_field_for_numbers_and_names_takes_both():
+    value = plugins.build(type(load_trigger("badnets")), {"value": plugins.Typed("255")}, "attack_args").value
+    assert value == 255
+    assert (
+        plugins.build(type(load_trigger("badnets")), {"value": plugins.Typed("noise")}, "attack_args").value == "noise"
+    )
 
 
 def test_settings_are_read_by_the_type_of_their_field(folders, tmp_path):
