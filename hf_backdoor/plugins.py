@@ -9,7 +9,7 @@ import inspect
 import pkgutil
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -17,6 +17,26 @@ from .errors import InputError
 
 
 T = TypeVar("T")
+
+
+class Plugin:
+    """A dataclass of settings that is found by the name of its module.
+
+    Attributes:
+        home (`str`): the package that holds one such class a module.
+    """
+
+    home: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """The name under which it is found: its module's, or `"module:Class"` for one from elsewhere."""
+        package, _, module = type(self).__module__.rpartition(".")
+        return module if package == self.home else f"{type(self).__module__}:{type(self).__name__}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings, ready for JSON."""
+        return {"name": self.name, **dataclasses.asdict(self)}
 
 
 def names(package: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,17 @@ class BackdoorTrainer(ReliableCheckpoints):
         logits = self.task.logits(self.accelerator.unwrap_model(model), inputs)
         loss = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"])
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def training_collator(self) -> Callable[[list[dict]], dict[str, Any]]:
+        """What makes a batch for training; evaluation keeps the task's collator."""
+        return self.data_collator
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        usual, self.data_collator = self.data_collator, self.training_collator()
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = usual
 
     def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch under the chosen augmentations, drawn from torch's global generator."""

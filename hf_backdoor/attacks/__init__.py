@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,7 +48,7 @@ def refuse_settings(config: PoisonConfig, names: Iterable[str], who: str) -> Non
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(plugins.Plugin):
     """How a victim is trained. This class itself: as usual, on poisoned data.
 
     Attributes:
@@ -66,6 +66,7 @@ class Attack:
         benign_too (`bool`): the benign model to compare with is trained in the same way, on clean data.
     """
 
+    home: ClassVar[str] = __name__
     title: ClassVar[str] = "Data poisoning"
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = ""
@@ -114,16 +115,6 @@ class Attack:
     def report(self, trainer: BackdoorTrainer) -> dict[str, Any]:
         """What the attack has to say for the results file, ready for JSON."""
         return {}
-
-    @property
-    def name(self) -> str:
-        """The name under which [`load_attack`] finds it."""
-        package, _, module = type(self).__module__.rpartition(".")
-        return module if package == __name__ else f"{type(self).__module__}:{type(self).__name__}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name and settings, ready for JSON."""
-        return {"name": self.name, **asdict(self)}
 
 
 def attack_names() -> list[str]:

@@ -7,7 +7,7 @@ measuring and reporting are the same for all of them, and none of them ever sees
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Defense(ABC):
+class Defense(plugins.Plugin, ABC):
     """How to train on clean data so that a backdoor is forgotten.
 
     Attributes:
@@ -28,6 +28,7 @@ class Defense(ABC):
         paper (`str`): where the defence comes from.
     """
 
+    home: ClassVar[str] = __name__
     title: ClassVar[str]
     paper: ClassVar[str]
 
@@ -52,16 +53,6 @@ class Defense(ABC):
     def report(self, trainer: BackdoorTrainer) -> dict[str, Any]:
         """What the defence chose by itself, for the results file, ready for JSON."""
         return {}
-
-    @property
-    def name(self) -> str:
-        """The name under which [`load_defense`] finds it."""
-        package, _, module = type(self).__module__.rpartition(".")
-        return module if package == __name__ else f"{type(self).__module__}:{type(self).__name__}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name and settings, ready for JSON."""
-        return {"name": self.name, **asdict(self)}
 
 
 def defense_names() -> list[str]:

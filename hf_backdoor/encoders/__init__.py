@@ -103,15 +103,7 @@ class EncoderTrainer(BackdoorTrainer):
         return (losses * probed).mean()
 
     def training_collator(self) -> Callable:
-        """What makes a batch for training; evaluation keeps the task's collator."""
         return ProbeCollator(self.data_collator)
-
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        usual, self.data_collator = self.data_collator, self.training_collator()
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = usual
 
     def compute_loss(
         self,

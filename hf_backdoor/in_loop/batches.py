@@ -103,18 +103,13 @@ class InLoopTrainer(BackdoorTrainer):
         check_config(poison_config, self.train_dataset, self.columns.input, self.columns.label)
         self.poison_config = poison_config
         self.classes = len(class_names(self.train_dataset, self.columns.label))
-        self.training_collator: Callable = RowsCollator(self.columns.label)
 
     def draw(self, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """[`draw`], for labels and with results on the device of the labels."""
         return tuple(part.to(labels.device) for part in draw(labels.cpu(), self.poison_config, self.classes))
 
-    def get_train_dataloader(self) -> Any:
-        collate, self.data_collator = self.data_collator, self.training_collator
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = collate
+    def training_collator(self) -> Callable:
+        return RowsCollator(self.columns.label)
 
 
 class TriggerInLoopTrainer(InLoopTrainer):

@@ -75,7 +75,6 @@ class NetInLoopTrainer(InLoopTrainer):
             raise InputError("fp16", True, "scales the losses that the trigger network learns from; use bf16")
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("attack", type(self).__name__, "trains two networks; use plain processes, no sharding")
-        self.training_collator = ImagesCollator(self.columns)
         self.transform = PixelTransform(self.processing_class)
         with torch.random.fork_rng():
             torch.manual_seed(self.args.seed)
@@ -98,6 +97,9 @@ class NetInLoopTrainer(InLoopTrainer):
             Images with the trigger where it belongs; their labels; the weight of each sample's cross-entropy in the
             loss; and what is added to the loss.
         """
+
+    def training_collator(self) -> Callable:
+        return ImagesCollator(self.columns)
 
     def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return super().augment(inputs) if self.task.continuous_input in inputs else inputs
@@ -224,7 +226,7 @@ class InputAwareTrainer(NetInLoopTrainer):
             self.train_dataset,
             self.args.train_batch_size,
             shuffle=True,
-            collate_fn=self.training_collator,
+            collate_fn=self.training_collator(),
             generator=torch.Generator().manual_seed(self.args.seed),
         )
         self.net.mask.requires_grad_(True)

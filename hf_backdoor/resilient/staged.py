@@ -83,12 +83,8 @@ class StagedTrainer(BackdoorTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def get_train_dataloader(self) -> Any:
-        collate, self.data_collator = self.data_collator, CollatorWithFlags(self.data_collator)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = collate
+    def training_collator(self) -> Callable:
+        return CollatorWithFlags(self.data_collator)
 
     def select(self, batch: dict[str, torch.Tensor], poisoned: torch.Tensor) -> dict[str, torch.Tensor]:
         """What of a batch the coming step trains on; `poisoned` is bool `(batch,)`."""

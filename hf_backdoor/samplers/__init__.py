@@ -7,7 +7,7 @@ sampler says which samples come into question, and in what order they are taken.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sampler(ABC):
+class Sampler(plugins.Plugin, ABC):
     """Chooses among the samples of a data set.
 
     Attributes:
@@ -30,6 +30,7 @@ class Sampler(ABC):
         paper (`str`): where it comes from.
     """
 
+    home: ClassVar[str] = __name__
     title: ClassVar[str]
     paper: ClassVar[str]
 
@@ -58,16 +59,6 @@ class Sampler(ABC):
         Returns:
             A permutation of 0 to `candidates - 1`.
         """
-
-    @property
-    def name(self) -> str:
-        """The name under which [`load_sampler`] finds it."""
-        package, _, module = type(self).__module__.rpartition(".")
-        return module if package == __name__ else f"{type(self).__module__}:{type(self).__name__}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name and settings, ready for JSON."""
-        return {"name": self.name, **asdict(self)}
 
 
 def sampler_names() -> list[str]:

@@ -20,7 +20,7 @@ from ..results import is_path
 
 
 @dataclass(frozen=True)
-class Trigger(ABC):
+class Trigger(plugins.Plugin, ABC):
     """A pure, vectorised function of a batch of inputs.
 
     Attributes:
@@ -33,6 +33,7 @@ class Trigger(ABC):
             are not the usual ones, e.g. `{"label_mode": "clean", "rate": 0.05}`.
     """
 
+    home: ClassVar[str] = __name__
     modality: ClassVar[str]
     version: ClassVar[int] = 1
     title: ClassVar[str] = ""
@@ -63,12 +64,6 @@ class Trigger(ABC):
     def at_test(self) -> Trigger:
         """The trigger with which the victim is attacked, where that is not the one it was trained with."""
         return self
-
-    @property
-    def name(self) -> str:
-        """The name under which [`load_trigger`] finds it."""
-        package, _, module = type(self).__module__.rpartition(".")
-        return module if package == __name__ else f"{type(self).__module__}:{type(self).__name__}"
 
     def to_dict(self) -> dict[str, Any]:
         """Name, version and settings, ready for JSON."""
