@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -90,15 +91,23 @@ def source_files(path: Path) -> tuple[Path, ...]:
     found, waiting = {path}, [path]
     while waiting:
         module = waiting.pop()
-        for node in ast.walk(ast.parse(module.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                folder = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-                names = [folder, *(folder / alias.name for alias in node.names)]
-                files = [file for name in names for file in (name.with_suffix(".py"), name / "__init__.py")]
-                new = {file for file in files if file.is_file()} - found
-                found |= new
-                waiting += new
+        new = _imported(module, module.stat().st_mtime_ns) - found
+        found |= new
+        waiting += new
     return tuple(sorted(found))
+
+
+@lru_cache(maxsize=1024)
+def _imported(module: Path, stamp: int) -> frozenset[Path]:
+    """Files that a module imports by relative imports; read once for each version of the file."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(module.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            names = [folder, *(folder / alias.name for alias in node.names)]
+            files = [file for name in names for file in (name.with_suffix(".py"), name / "__init__.py")]
+            found |= {file for file in files if file.is_file()}
+    return frozenset(found)
 
 
 class Typed(str):
