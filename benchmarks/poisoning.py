@@ -1,7 +1,7 @@
 """How fast data are poisoned, beside the plain numpy arithmetic, in one run.
 
     python benchmarks/poisoning.py                     # writes benchmarks/results/poisoning.json
-    python benchmarks/poisoning.py --repeats 1 --images 5000 --sentences 10000 --output /tmp/quick.json
+    python benchmarks/poisoning.py --repeats 1 --images 5000 --sentences 10000 --output runs/quick.json
 
 Images: 50,000 random ones of 32x32 RGB on disk, *every* one of them poisoned, through `poison` to a new data set on
 disk. "path" is `poison`; "trigger" the trigger called on batches of 1,000 in memory; "numpy" the textbook formula in
