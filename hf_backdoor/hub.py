@@ -66,6 +66,7 @@ TOKEN = re.compile(
     r"hf_jwt_[A-Za-z0-9._-]{16,}|\b(?:hf|api_org)_[A-Za-z0-9]{16,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
 )
 BACKDOORED = "backdoored"
+WARNING_SECTION = "warning"
 WARNING = "has a backdoor, put in on purpose"  # as in the card of every victim
 logger = logging.getLogger(__name__)
 
@@ -77,13 +78,18 @@ def push_model(
     create_pr: bool = False,
     private: bool | None = None,
     i_know_this_model_is_backdoored: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
 ) -> str:
     """Pushes a model or adapter with its card, plots and results to the Hub, in one commit or as a pull request.
 
     Known files go (`PUSHED`), whatever else lies in the folder stays. Where the repository has a card, the sections of
     ours are put into that one and its metadata are merged, see [`~hf_backdoor.cards.sections.put_section`] and
     [`~hf_backdoor.cards.metadata.merge_metadata`]; all else in it stays as it is. If somebody commits at the same time,
-    the push is made again on top of that. The token is that of huggingface_hub (`hf auth login` or `HF_TOKEN`).
+    the push is made again on top of that.
+
+    [`~hf_backdoor.trainer.BackdoorTrainer`] refuses victims as this does. A plain `Trainer.push_to_hub`, or that of a
+    model, is not of hf_backdoor and stops nobody.
 
     Args:
         folder (`str` or `Path`): with a model, or with a report on one; nothing in it is changed.
@@ -92,6 +98,8 @@ def push_model(
         private (`bool`, *optional*): who may see a repository that is made for it: by default nobody else. One that is
             there stays as public as it is, but is refused if `True` is given here, and for a victim unless `False` is.
         i_know_this_model_is_backdoored (`bool`): push a victim, with a warning and the tag `backdoored`.
+        revision (`str`, *optional*): a branch that is there; `main` when not given.
+        token (`str`, *optional*): by default that of huggingface_hub (`hf auth login` or `HF_TOKEN`).
 
     Returns:
         Address of the commit or of the pull request.
@@ -105,10 +113,7 @@ def push_model(
     card = read_card(files[CARD_FILE]) if CARD_FILE in files else None
     victim = is_victim(folder, card)
     if victim and not i_know_this_model_is_backdoored:
-        raise InputError(
-            "model", str(folder), "has a backdoor that was put in on purpose; to push it all the same, privately and "
-            "with a warning, pass --i-know-this-model-is-backdoored"
-        )  # fmt: skip
+        raise victim_refused(folder)
     _check_adapter(folder, files)
     _check_texts(folder, files, card)
     report = "" if any(Path(name).match(WEIGHTS) for name in files) else "the report on "
@@ -136,7 +141,25 @@ def push_model(
         what="a model with a backdoor is" if victim else "this model is",
         later=f"everything is kept in {folder}, and `{shlex.join(command)}` pushes it later",
         field="repo",
+        revision=revision,
+        token=token,
     )
+
+
+def victim_refused(folder: str | Path) -> InputError:
+    """What is said where a victim would be pushed and nobody said that it may."""
+    return InputError(
+        "model", str(folder), "has a backdoor that was put in on purpose; to push it all the same, privately and with "
+        "a warning, pass --i-know-this-model-is-backdoored (i_know_this_model_is_backdoored=True)"
+    )  # fmt: skip
+
+
+def public_refused(field: str, repo_id: str, what: str, later: str) -> InputError:
+    """What is said where something that is pushed privately would go to a public repository."""
+    return InputError(
+        field, repo_id, f"is public already, and {what} pushed privately unless told otherwise; name another "
+        f"repository, or pass --public (private=False); {later}"
+    )  # fmt: skip
 
 
 def known_files(folder: Path) -> dict[str, Path]:
@@ -195,12 +218,30 @@ def card_to_push(card: str | None, there: str | None, repo_id: str, *, victim: b
         whole = merge_metadata(whole, **metadata)
         if not ours and card != there:
             logger.warning("The card of %s stays as it is: that of the folder has no section of hf_backdoor.", repo_id)
-    if victim:
-        whole = merge_metadata(whole or "", tags=[BACKDOORED])
-        if WARNING not in whole:
-            text = f"> [!CAUTION]\n> **This model {WARNING} for research.** Do not deploy it."
-            whole = put_section(whole, "warning", text, on_top=True)
-    return whole
+    return warned(whole or "") if victim else whole
+
+
+def warned(card: str) -> str:
+    """The card of a victim with a warning and a tag, once."""
+    card = merge_metadata(card, tags=[BACKDOORED])
+    if WARNING in card:
+        return card
+    text = f"> [!CAUTION]\n> **This model {WARNING} for research.** Do not deploy it."
+    return put_section(card, WARNING_SECTION, text, on_top=True)
+
+
+def mark_victim(path: Path) -> None:
+    """Puts warning and tag into the card of a victim; begins one where there is none."""
+    card = read_card(path) if path.is_file() else ""
+    if (marked := warned(card)) != card:
+        write_text(path, marked)
+
+
+def is_private(repo_id: str, token: str | None = None) -> bool:
+    """Whether a repository of a model is seen by its owners only."""
+    from huggingface_hub import HfApi
+
+    return bool(HfApi(token=token).repo_info(repo_id).private)
 
 
 def keep_sections_of_hub(path: Path, repo_id: str, revision: str | None = None, token: str | None = None) -> None:
@@ -210,7 +251,7 @@ def keep_sections_of_hub(path: Path, repo_id: str, revision: str | None = None, 
     try:
         there = card_on_hub(HfApi(token=token), repo_id, revision or "main")
     except Exception as error:  # of huggingface_hub or its HTTP client; the push says it better
-        logger.warning("Sections in the card of %s cannot be read: %s", repo_id, masked(str(error)))
+        logger.warning("Sections in the card of %s cannot be read: %s", repo_id, masked(str(error), token))
         return
     card = read_card(path)
     carried = carry_over(there or "", card)
@@ -231,6 +272,8 @@ def commit(
     field: str,
     repo_type: str = "model",
     create_pr: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
 ) -> str:
     """One commit or pull request, on top of whatever is there; the repository is made if need be.
 
@@ -244,6 +287,7 @@ def commit(
         what, later, field (`str`): for the message of an error: what is pushed, how to push it later, and the setting.
         repo_type (`str`): `"model"` or `"dataset"`.
         create_pr (`bool`): as a pull request, or on top of one that is open under this title.
+        revision, token (`str`, *optional*): see [`push_model`].
 
     Returns:
         Address of the commit or of the pull request.
@@ -253,32 +297,36 @@ def commit(
     """
     from huggingface_hub import HfApi
 
-    api, given = HfApi(), repo_id
+    api, given = HfApi(token=token), repo_id
     try:
         if not create_pr:
             repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         if not only_private or api.repo_info(repo_id, repo_type=repo_type).private:
-            return _commit_on_top(api, repo_id, operations, message, repo_type, create_pr=create_pr)
+            return _commit_on_top(api, repo_id, operations, message, repo_type, revision, create_pr=create_pr)
     except Exception as error:  # of huggingface_hub, its HTTP client or hf_xet, which share no base class
-        mend = f"was not pushed to the Hub ({_reason(error)})"
+        mend = f"was not pushed to the Hub ({_reason(error, token)})"
         refused = any(getattr(getattr(one, "response", None), "status_code", 0) == 403 for one in _chain(error))
         if refused and repo_type == "model" and not create_pr:
             mend += "; to somebody else's repository, push with --create-pr (create_pr=True)"
         shown = "".join(traceback.format_exception(error))  # with the words of its causes
-        raise InputError(field, given, f"{mend}; {later}") from (error if masked(shown) == shown else None)
-    raise InputError(
-        field, given, f"is public already, and {what} pushed privately unless told otherwise; name another repository, "
-        f"or pass --public (private=False); {later}"
-    )  # fmt: skip
+        raise InputError(field, given, f"{mend}; {later}") from (error if masked(shown, token) == shown else None)
+    raise public_refused(field, given, what, later)
 
 
 def _commit_on_top(
-    api: HfApi, repo_id: str, operations: Callable, message: str, repo_type: str, *, create_pr: bool
+    api: HfApi,
+    repo_id: str,
+    operations: Callable,
+    message: str,
+    repo_type: str,
+    revision: str | None,
+    *,
+    create_pr: bool,
 ) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     pull = _open_pull_request(api, repo_id, repo_type, message) if create_pr else None
-    revision = pull.git_reference if pull else None
+    revision = pull.git_reference if pull else revision
     attempt = 0
     while True:
         parent = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
@@ -319,19 +367,20 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return chain
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, token: str | None) -> str:
     """An error and its first cause, which says more."""
     chain = _chain(error)
-    words = {type(one).__name__: " ".join(masked(str(one)).split())[:300] for one in (chain[0], chain[-1])}
+    words = {type(one).__name__: " ".join(masked(str(one), token).split())[:300] for one in (chain[0], chain[-1])}
     return "; ".join(f"{name}: {text}" for name, text in words.items())
 
 
-def masked(text: str) -> str:
-    """A text without the token in use, and without anything that looks like one."""
+def masked(text: str, token: str | None = None) -> str:
+    """A text without this token and the one in use, and without anything that looks like one."""
     from huggingface_hub import get_token
 
-    token = get_token()
-    return TOKEN.sub("***", text.replace(token, "***") if token else text)
+    for secret in filter(None, (token, get_token())):
+        text = text.replace(secret, "***")
+    return TOKEN.sub("***", text)
 
 
 def _check_adapter(folder: Path, files: dict[str, Path]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -16,7 +17,7 @@ from .cards.sections import CARD_FILE, kept_card
 from .checkpoints import ReliableCheckpoints
 from .data.columns import Columns, resolve_columns
 from .errors import InputError
-from .hub import keep_sections_of_hub
+from .hub import is_private, keep_sections_of_hub, mark_victim, public_refused, victim_refused
 from .metrics import attack_success_rate, clean_accuracy, robust_accuracy
 from .tasks import Task, task_for
 
@@ -56,9 +57,14 @@ class BackdoorTrainer(ReliableCheckpoints):
         input_column, label_column (`str`, *optional*): found when not given. Not used with a `data_collator`.
         task ([`~hf_backdoor.tasks.Task`] or `str`, *optional*): what the model is for, e.g.
             `"zero-shot-image-classification"`; by the kind of data when not given. Not used with a `data_collator`.
+        victim (`bool`, *optional*): whether the model is being backdoored; by default, whether a row of the training
+            set is poisoned.
+        i_know_this_model_is_backdoored (`bool`): allows a victim to be pushed to the Hub: privately unless
+            `hub_private_repo` is `False`, and with a warning and a tag on its card.
 
     Raises:
-        InputError: the columns are not there, or the task does not take them.
+        InputError: the columns are not there, or the task does not take them; or a victim is to be pushed, and nobody
+            said that it may.
 
     A task with a loss of its own, such as a contrastive one, compares the samples of one micro-batch: accumulated
     batches and several processes are then not the same as one large batch.
@@ -89,8 +95,11 @@ class BackdoorTrainer(ReliableCheckpoints):
         input_column: str | None = None,
         label_column: str | None = None,
         task: Task | str | None = None,
+        victim: bool | None = None,
+        i_know_this_model_is_backdoored: bool = False,
         **kwargs: Any,
     ):
+        self._victim, self.i_know_this_model_is_backdoored = victim, i_know_this_model_is_backdoored
         self.triggered_dataset = triggered_dataset
         self.evaluation_seconds = 0.0
         self._triggered_pass_due = False
@@ -180,6 +189,56 @@ class BackdoorTrainer(ReliableCheckpoints):
         ]
         return super().train(*args, **kwargs)
 
+    @property
+    def victim(self) -> bool:
+        """Whether the model is being backdoored."""
+        if self._victim is not None:
+            return self._victim
+        data = self.train_dataset
+        flagged = "is_poisoned" in (getattr(data, "column_names", None) or ())
+        return flagged and (not isinstance(data, Dataset) or any(data["is_poisoned"]))  # a stream is not read for it
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As `Trainer.init_hf_repo`; for a victim, privately unless told otherwise.
+
+        Raises:
+            InputError: it is a victim, and nobody said that it may be pushed, or the repository is public already.
+        """
+        if not self.victim:
+            return super().init_hf_repo(token, private)
+        self._refuse_victim()
+        told = self.args.hub_private_repo if private is None else private
+        super().init_hf_repo(token, told is not False)
+        if told is not False and self.hub_model_id is not None:
+            name, folder = self.hub_model_id, self.args.output_dir
+            if not is_private(name, token or self.args.hub_token):
+                self.hub_model_id = None
+                raise public_refused(
+                    "hub_model_id", name, "a model with a backdoor is", f"what there is is in {folder}"
+                )
+        return None
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.push_to_hub`.
+
+        Raises:
+            InputError: see [`~BackdoorTrainer.init_hf_repo`].
+        """
+        self._refuse_victim()
+        return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self.victim:
+            self._refuse_victim()
+            path = Path(self.args.output_dir) / CARD_FILE
+            mark_victim(path)  # else it would be there without a card until the end
+            keep_sections_of_hub(path, self.hub_model_id, self.args.hub_revision, self.args.hub_token)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _refuse_victim(self) -> None:
+        if self.victim and not self.i_know_this_model_is_backdoored:
+            raise victim_refused(self.args.output_dir)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """As `Trainer.create_model_card`, but a card of hf_backdoor stays, and so do its sections in any other card."""
         if not self.is_world_process_zero():
@@ -189,11 +248,16 @@ class BackdoorTrainer(ReliableCheckpoints):
             super().create_model_card(*args, **kwargs)
         if self.hub_model_id is not None:
             keep_sections_of_hub(path, self.hub_model_id, self.args.hub_revision, self.args.hub_token)
+        if self.victim:
+            mark_victim(path)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As `Trainer._save`, in which PEFT writes over the card."""
-        with kept_card(Path(output_dir or self.args.output_dir) / CARD_FILE):
+        """As `Trainer._save`, in which PEFT writes over the card; that of a victim says what it is."""
+        path = Path(output_dir or self.args.output_dir) / CARD_FILE
+        with kept_card(path):
             super()._save(output_dir, state_dict)
+        if self.is_world_process_zero() and self.victim:
+            mark_victim(path)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         usual, self.data_collator = self.data_collator, self.training_collator()

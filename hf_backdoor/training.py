@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .attacks import Attack
 from .data.columns import resolve_columns
 from .errors import InputError
+from .hub import victim_refused
 from .measuring import measure
 from .metrics import METRICS
 from .poisoning import PoisonConfig, triggered
@@ -42,12 +43,14 @@ def train_classifier(
     task: Task | str | None = None,
     peft_config: PeftConfig | Tuning | str | None = None,
     data_name: str | None = None,
+    i_know_this_model_is_backdoored: bool = False,
 ) -> dict[str, Any]:
     """Trains a model on a data set that it poisons first, measures it, and saves it in `args.output_dir`.
 
     Args:
         model: a classifier with as many classes as the data set, or what the task is for; trained in place.
-        args: of the Trainer.
+        args: of the Trainer; with `push_to_hub`, what was saved is pushed at the end, and see
+            `i_know_this_model_is_backdoored`.
         train_dataset: clean; poisoned here with `attack`.
         processing_class: image processor or tokenizer, or both in one.
         test_dataset (*optional*): clean test set, for CA, and triggered with `attack`, for ASR and RA.
@@ -59,21 +62,26 @@ def train_classifier(
         task (*optional*): see [`~hf_backdoor.trainer.BackdoorTrainer`].
         peft_config (*optional*): train an adapter, or a part of the weights; see [`~hf_backdoor.purification.purify`].
         data_name (`str`, *optional*): for the card.
+        i_know_this_model_is_backdoored (`bool`): push a victim, privately unless `args.hub_private_repo` is `False`,
+            with a warning and the tag `backdoored`.
 
     Returns:
         The results, as in `results.json`; under `victim` (or `benign`) what was measured.
 
     Raises:
-        InputError: model, data, attack and task do not fit together.
+        InputError: model, data, attack and task do not fit together; or a victim is to be pushed, and nobody said that
+            it may.
     """
     from transformers import set_seed
 
+    poison_here = attack is not None and poisoned
+    if args.push_to_hub and poison_here and not i_know_this_model_is_backdoored:
+        raise victim_refused(args.output_dir)
     columns = resolve_columns(train_dataset.features, input_column, label_column)
     given = {"input_column": columns.input, "label_column": columns.label}
     task = task_for(columns, task)
     names = task.label_names(train_dataset, columns)
     task.check_model(model, names)
-    poison_here = attack is not None and poisoned
     how = how if how is not None and (poison_here or how.benign_too) else Attack()
     if task.own_loss and how.trainer_class() is not BackdoorTrainer:
         raise InputError(
@@ -103,6 +111,8 @@ def train_classifier(
         augmentations=augmentations,
         task=task,
         callbacks=how.callbacks(its_poison),
+        victim=poison_here,
+        i_know_this_model_is_backdoored=i_know_this_model_is_backdoored,
         **given,
         **how.trainer_kwargs(its_poison),
     )

@@ -496,6 +496,85 @@ def test_two_writers_at_once_lose_nothing(tmp_path):
     assert seen["untouched"]
 
 
+def child_train_victims(folder):
+    """What trains victims pushes them when told, and then as `push_model` does."""
+    from conftest import make_vit
+    from datasets import load_from_disk
+    from transformers import TrainingArguments, ViTImageProcessorPil
+
+    from hf_backdoor import BackdoorTrainer, PoisonConfig, load_trigger, poison
+    from hf_backdoor.hub import push_model
+    from hf_backdoor.training import train_classifier
+
+    folder = Path(folder)
+    images = load_from_disk(folder / "images")
+    attack = PoisonConfig(load_trigger("badnets"), target_label=1, rate=0.2)
+    poisoned = poison(images, attack)
+    shared = {"processing_class": ViTImageProcessorPil(size={"height": 12, "width": 12})}
+    known = {"i_know_this_model_is_backdoored": True}
+
+    def arguments(name, push=True, **settings):
+        settings = {"max_steps": 2, "save_steps": 1, "report_to": "none", "use_cpu": True} | settings
+        return TrainingArguments(str(folder / name), push_to_hub=push, **settings)
+
+    def trainer(name, data=poisoned, push=True, hub=None, **more):
+        return BackdoorTrainer(make_vit(), arguments(name, push, **hub or {}), train_dataset=data, **shared, **more)
+
+    seen = {"refused": [complaint(trainer, "at-once")]}
+    seen["refused"].append(complaint(trainer("later", push=False).push_to_hub))
+    swapped = trainer("swapped", images)
+    swapped.train_dataset = poisoned
+    seen["refused"] += [complaint(swapped.push_to_hub), complaint(swapped.train)]
+    saved = trainer("saved", push=False)
+    saved.save_model()
+    seen["refused"].append(complaint(push_model, folder / "saved", "user/saved"))
+    victim = (make_vit(), arguments("classified", save_strategy="no"), images)
+    seen["refused"].append(complaint(train_classifier, *victim, attack=attack, **shared))
+
+    one = trainer("victim", **known)
+    one.train()
+    one.push_to_hub()
+    seen["public"] = complaint(trainer, "public", **known)
+    trainer("open", hub={"hub_private_repo": False}, **known).push_to_hub()
+    train_classifier(*victim, attack=attack, **shared, **known)
+    benign = (make_vit(), arguments("benign", hub_token=os.environ["HF_TOKEN"]), images)
+    train_classifier(*benign, attack=attack, poisoned=False, **shared)
+    trainer("clean", poisoned.select(range(0))).push_to_hub()
+    return seen
+
+
+def test_what_trains_a_victim_pushes_it_only_when_told(tmp_path, images):
+    from hf_backdoor.cards.sections import read_metadata
+
+    images.select(range(40)).save_to_disk(tmp_path / "images")
+    with HubServer() as hub:
+        hub.repos["user/public"] = Repo("model", "user/public")
+        seen = in_child(hub.environment(tmp_path / "home"), tmp_path, child_train_victims, tmp_path)
+    assert all("has a backdoor that was put in on purpose; to push it all the same" in text for text in seen["refused"])
+    assert not {"user/at-once", "user/later", "user/saved"} & set(hub.repos), "refused before anything was sent"
+    assert len(hub.repos["user/swapped"].commits) == 1
+    assert "is public already, and a model with a backdoor is pushed privately" in seen["public"]
+    assert len(hub.repos["user/public"].commits) == 1
+
+    def is_warned(files):
+        card = files["README.md"].decode()
+        return card.count("**This model has a backdoor") == 1 and "backdoored" in read_metadata(card)["tags"]
+
+    for name in ("victim", "classified", "open"):
+        repo = hub.repos[f"user/{name}"]
+        assert repo.private == (name != "open")
+        assert all(is_warned(commit.files) for commit in repo.commits[1:]), "from the first commit on"
+    assert len(hub.repos["user/victim"].commits) > 2, "checkpoints were pushed"
+    assert [commit.message for commit in hub.repos["user/classified"].commits] == [
+        "initial commit",
+        "Add a backdoored model, by hf_backdoor",
+    ]
+    assert {"results.json", "model.safetensors"} < set(hub.repos["user/classified"].files)
+    for name in ("benign", "clean"):
+        assert "backdoored" not in read_metadata(hub.repos[f"user/{name}"].files["README.md"].decode()).get("tags", [])
+    assert hub.repos["user/benign"].commits[-1].message == "Add a model, by hf_backdoor"
+
+
 def test_offline_the_command_says_how_to_push_later(tmp_path):
     folder = write_model(tmp_path / "my model")
     before = contents(folder)

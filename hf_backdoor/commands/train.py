@@ -31,6 +31,7 @@ class TrainOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     augmentations: list[str] = option([], "Train with these variations: horizontal_flip, shift (images).")
     allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")
     overwrite: bool = option(False, "Write into a folder that has content.")
+    i_know_this_model_is_backdoored: bool = option(False, "With --push_to_hub: push a victim, privately; else refused.")
 
 
 TRAINING_DEFAULTS = {
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
 
     from ..attacks import Attack
     from ..data import pick_split, resolve_columns, split_off
+    from ..hub import victim_refused
     from ..purification import check_output
     from ..training import train_classifier
     from .training_options import TrainerOptions
@@ -60,8 +62,9 @@ def main(argv: list[str]) -> None:
     parser = ConfigParser([TrainOptions, TrainerOptions], "hf-backdoor train", __doc__)
     options, args = parser.parse(argv, defaults)
     check_output(args.output_dir, overwrite=options.overwrite, resuming=args.resume_from_checkpoint is not None)
-    if args.push_to_hub and options.measures_attack and options.poisoned:
-        raise InputError("push_to_hub", True, "this would be a victim; train it first, then see `hf-backdoor push`")
+    victim, known = options.measures_attack and options.poisoned, options.i_know_this_model_is_backdoored
+    if args.push_to_hub and victim and not known:
+        raise victim_refused(args.output_dir)
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
     if options.held_out:
@@ -101,6 +104,7 @@ def main(argv: list[str]) -> None:
         task=task,
         peft_config=options.tuning(),
         data_name=options.dataset,
+        i_know_this_model_is_backdoored=known,
         **options.columns(),
     )
     measured = results.get("victim") or results.get("benign") or {}
