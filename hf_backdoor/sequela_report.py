@@ -15,7 +15,7 @@ from .cards.sequela import SEQUELA_FILE, rows, write_section
 from .errors import InputError
 from .results import describe_run, local_name, portable, write_json
 from .runs import measured_cost
-from .sequela import Evidence, Finding, Measure, load_measure, measure_names
+from .sequela import Evidence, Finding, Measure, load_measure, measure_names, quick_measures
 
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class SequelaReport:
         benign (*optional*): the same kind of model without a backdoor, to compare with.
         evidence ([`~hf_backdoor.sequela.Evidence`]): data and settings that all measures share.
         measures: names, or [`~hf_backdoor.sequela.Measure`] objects; all that the evidence suffices for when not given.
+        quick (`bool`): where `measures` are not given, those of a look that takes seconds on a small model.
 
     Raises:
         InputError: a measure cannot be taken on this evidence, or a model does not fit the task.
@@ -55,16 +56,18 @@ class SequelaReport:
         *,
         evidence: Evidence,
         measures: Sequence[Measure | str] | None = None,
+        quick: bool = False,
     ):
         given = {"before": before, "after": after, "benign": benign}
         self.evidence = evidence
-        self.measures = self._chosen(measures)
+        self.measures = self._chosen(measures, quick)
         self.sources = {name: model for name, model in given.items() if model is not None}
         self.results: dict[str, Any] | None = None
 
-    def _chosen(self, measures: Sequence[Measure | str] | None) -> list[Measure]:
+    def _chosen(self, measures: Sequence[Measure | str] | None, quick: bool) -> list[Measure]:
         known = self.evidence.attack is not None
-        chosen = [load_measure(item) if isinstance(item, str) else item for item in measures or measure_names()]
+        usual = quick_measures() if quick else measure_names()
+        chosen = [load_measure(item) if isinstance(item, str) else item for item in measures or usual]
         possible = []
         for measure in chosen:
             try:

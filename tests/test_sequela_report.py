@@ -176,7 +176,7 @@ def test_command_line(images, processor, tmp_path, capsys):
     DatasetDict(train=images.select(range(200)), test=images.select(range(200, 400))).save_to_disk(tmp_path / "data")
     command = ["sequela", "--before", str(tmp_path / "before"), "--after", str(tmp_path / "after")]
     command += ["--dataset", str(tmp_path / "data"), "--clean_samples", "40"]
-    own = ["--measures", f"{__name__}:FirstClass", "--measure_args", "samples=10"]
+    own = ["--measures", f"{__name__}:FirstClass", "--measure_args", f"{__name__}:FirstClass.samples=10"]
     assert main([*command, *own]) == 0
     assert "Share of first answers" in capsys.readouterr().out
     stored = json.loads((tmp_path / "after" / "sequela.json").read_text())

@@ -51,6 +51,8 @@ def rows(results: dict[str, Any]) -> list[dict[str, str]]:
     for measure in results["measures"].values():
         findings = measure["findings"]
         for value, title in measure["headline"].items():
+            if all(finding["values"].get(value) is None for finding in findings.values()):
+                continue  # not a part of this look
             better = value in measure["higher_is_better"]
             table.append(
                 {

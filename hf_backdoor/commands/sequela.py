@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
-from ..sequela import measure_names
+from ..sequela import Measure, load_measure, measure_names
 from .options import AttackOptions, DataOptions, TaskOptions, option
 
 
@@ -24,7 +25,8 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
     measures: list[str] = option(
         [], f"Which measures: {', '.join(measure_names())}; by default all for which the data suffice."
     )
-    measure_args: list[str] = option([], "Settings of one measure as name=value; give that measure alone.")
+    quick: bool = option(False, "A look that takes seconds on a small model: no shadow models, no copies, few samples.")
+    measure_args: list[str] = option([], "Settings as measure.name=value, e.g. membership.shadows=16.")
     train_split: str | None = option(None, "Split that the models were trained on; the default is train.")
     clean_samples: int | None = option(
         None, "So many of them did the repair train on: those that `purify --clean_samples` takes with the same seed."
@@ -35,10 +37,26 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
     output: str | None = option(None, "Folder to write to; the default is that of --after.")
     work: str | None = option(None, "Folder for shadow models and finished measures; the default is in the output.")
 
+    def chosen_measures(self) -> list[Measure] | None:
+        """The measures with their settings; `None` if everything is left to the report."""
+        settings: dict[str, dict[str, Any]] = {}
+        for setting, value in plugin_settings(self.measure_args, "measure_args").items():
+            measure, dot, name = setting.rpartition(".")
+            if not dot:
+                raise InputError("measure_args", setting, "write it as measure.name=value, e.g. membership.shadows=16")
+            settings.setdefault(measure, {})[name] = value
+        if self.quick and (self.measures or settings):
+            raise InputError("quick", True, "comes with measures and settings; leave out --measures and --measure_args")
+        names = self.measures or (measure_names() if settings else [])
+        for measure in settings:
+            if measure not in names:
+                raise InputError("measure_args", measure, f"is not measured; choose among {', '.join(names)}")
+        return [load_measure(name, **settings.get(name, {})) for name in names] or None
+
 
 def main(argv: list[str]) -> None:
     from ..data import pick_split, resolve_columns, split_off
-    from ..sequela import Evidence, load_measure
+    from ..sequela import Evidence
     from ..sequela_report import SequelaReport
 
     (options,) = ConfigParser([SequelaOptions], "hf-backdoor sequela", __doc__).parse(argv)
@@ -47,8 +65,7 @@ def main(argv: list[str]) -> None:
             raise InputError(name, None, f"name a model with --{name}")
     if options.output is None and not Path(options.after).is_dir():
         raise InputError("output", None, "--after is no folder here; name a folder to write to with --output")
-    if options.measure_args and len(options.measures) != 1:
-        raise InputError("measure_args", options.measure_args, "are for one measure; name it alone with --measures")
+    measures = options.chosen_measures()
     folder = Path(options.output or options.after)
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
@@ -58,9 +75,6 @@ def main(argv: list[str]) -> None:
         members, defense_members = split_off(train, options.clean_samples, options.seed, columns.label)
     attack = options.poison_config(train, columns.label, options.seed) if options.measures_attack else None
     task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
-    measures = [
-        load_measure(name, **plugin_settings(options.measure_args, "measure_args")) for name in options.measures
-    ]
     report = SequelaReport(
         options.before,
         options.after,
@@ -77,7 +91,8 @@ def main(argv: list[str]) -> None:
             folder=Path(options.work or folder / "sequela"),
             batch_size=options.batch_size,
         ),
-        measures=measures or None,
+        measures=measures,
+        quick=options.quick,
     )
     report.run()
     card = report.write(folder)

@@ -83,6 +83,8 @@ class Measure(plugins.Plugin, ABC):
         higher_is_better (`tuple` of `str`): the others.
         meaning (`str`): one sentence on what a change means for the owner.
         needs_attack (`bool`): cannot be taken where the backdoor is not known.
+        quick (`dict`, *optional*): settings with which it takes seconds on a small model; `None` if there are none, and
+            a quick look leaves it out.
     """
 
     home: ClassVar[str] = __name__
@@ -92,6 +94,7 @@ class Measure(plugins.Plugin, ABC):
     higher_is_better: ClassVar[tuple[str, ...]] = ()
     meaning: ClassVar[str]
     needs_attack: ClassVar[bool] = False
+    quick: ClassVar[dict[str, Any] | None] = None
 
     def prepare(self, models: dict[str, PreTrainedModel], evidence: Evidence) -> None:  # noqa: B027, most need nothing
         """Called once before the models are measured, for what they share; may write into `evidence.folder`.
@@ -139,3 +142,9 @@ def load_measure(name: str, **settings: Any) -> Measure:
         InputError: unknown name or setting.
     """
     return plugins.build(plugins.find(__name__, name, Measure, "measure"), settings, "measure_args")
+
+
+def quick_measures() -> list[Measure]:
+    """The measures of a look that takes seconds on a small model, where all of them take minutes."""
+    measures = (plugins.find(__name__, name, Measure, "measure") for name in measure_names())
+    return [measure(**measure.quick) for measure in measures if measure.quick is not None]

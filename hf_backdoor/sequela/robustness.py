@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -51,6 +51,8 @@ class Robustness(Measure):
         "Where accuracy under attack fell more than clean accuracy, the repair left a model that is easier to mislead "
         "by small changes of its input, without any trigger."
     )
+
+    quick: ClassVar[dict[str, Any]] = {"max_samples": 200}
 
     epsilon: float | None = None
     steps: int = 10
