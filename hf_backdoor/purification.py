@@ -158,6 +158,7 @@ def purify(
     from transformers import set_seed
 
     defense = load_defense(defense) if isinstance(defense, str) else defense
+    defense = defense.for_suspect(new_head=new_head)
     if output_dir is not None:
         resuming = args is not None and args.resume_from_checkpoint is not None
         output_dir = check_output(output_dir, overwrite=overwrite, resuming=resuming)

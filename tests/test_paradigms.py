@@ -123,6 +123,29 @@ def test_a_victim_moves_to_other_labels(images, processor, tmp_path):
     assert moved.results["cost"]["probe_seconds"] > 0
 
 
+@pytest.mark.parametrize(("new_head", "given", "distils"), [
+    (False, None, True), (True, None, False), (True, True, True), (False, False, False)
+])  # fmt: skip
+def test_answers_are_learnt_where_the_suspect_knows_the_task(new_head, given, distils, images, processor, tmp_path):
+    """By default, not those of a linear probe; the user's word holds, and results and card say what was done."""
+    make_vit().save_pretrained(tmp_path / "victim")
+    processor.save_pretrained(tmp_path / "victim")
+    rates = {"peak_lr_1": 1e-3, "peak_lr_2": 5e-4, "base_lr": 1e-4}
+    data, runs = images.select(range(100)), []
+    for number, choice in enumerate([given, distils]):
+        runs.append(purify(
+            str(tmp_path / "victim"), two_classes(data) if new_head else data, new_head=new_head, probe_steps=3,
+            defense=load_defense("super_fine_tuning", distillation=choice, **rates), args=quick(tmp_path / f"run{number}"),
+            output_dir=tmp_path / f"out{number}",
+        ))  # fmt: skip
+    assert same_weights(runs[0].model, runs[1].model)
+    assert runs[0].results["defense"]["distillation"] is distils
+    assert (runs[0].results["defense"]["trusted_answers"] is not None) == distils
+    card = (tmp_path / "out0" / "README.md").read_text()
+    assert ("the suspect's own answers" in card) == distils and ("the labels alone" in card) != distils
+    assert ("3 steps of a linear probe" in card) == new_head
+
+
 def test_an_adapter_is_saved_with_where_its_base_is_or_merged(images, processor, tmp_path):
     make_vit().save_pretrained(tmp_path / "victim")
     processor.save_pretrained(tmp_path / "victim")

@@ -32,6 +32,14 @@ class Defense(plugins.Plugin, ABC):
     title: ClassVar[str]
     paper: ClassVar[str]
 
+    def for_suspect(self, *, new_head: bool) -> Defense:
+        """This defence, with what its settings leave to the kind of suspect decided.
+
+        Args:
+            new_head (`bool`): the suspect's head is new, and knows the task from a linear probe alone.
+        """
+        return self
+
     def training_defaults(self) -> dict[str, Any]:
         """`TrainingArguments` where the user says nothing."""
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from ..errors import InputError
@@ -19,9 +19,10 @@ class SuperFineTuning(ScheduleConfig, Defense):
 
     Args:
         peak_lr_1, ..., ramp_down_steps: of the schedule; see [`~hf_backdoor.super_fine_tuning.ScheduleConfig`].
-        distillation (`bool`): learn the suspect's answers on mixed-up clean samples, where they are consistent, and
-            mind no universal perturbation; see
-            [`~hf_backdoor.super_fine_tuning.distillation.SelfDistillationTrainer`].
+        distillation (`bool`, *optional*): learn the suspect's answers on mixed-up clean samples, where they are
+            consistent, and mind no universal perturbation; see
+            [`~hf_backdoor.super_fine_tuning.distillation.SelfDistillationTrainer`]. When not given, this is done where
+            the suspect knows the task: not under a new head, whose answers are those of a linear probe.
         label_weight, feature_weight (`float`): weights of the labels and of the suspect's features against its answers.
         averaging (`bool`): end with the mean of the weights over phase 2.
     """
@@ -29,7 +30,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
     title: ClassVar[str] = "Super-fine-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2212.09067"
 
-    distillation: bool = True
+    distillation: bool | None = None
     label_weight: float = 0.3
     feature_weight: float = 0.5
     averaging: bool = True
@@ -39,6 +40,9 @@ class SuperFineTuning(ScheduleConfig, Defense):
         for field in ("label_weight", "feature_weight"):
             if getattr(self, field) < 0:
                 raise InputError(field, getattr(self, field), "must be 0 or more")
+
+    def for_suspect(self, *, new_head: bool) -> SuperFineTuning:
+        return replace(self, distillation=not new_head) if self.distillation is None else self
 
     def training_defaults(self) -> dict[str, Any]:
         return {
@@ -50,14 +54,14 @@ class SuperFineTuning(ScheduleConfig, Defense):
         }
 
     def trainer_class(self) -> type:
-        if not self.distillation:
+        if self.distillation is False:
             return super().trainer_class()
         from ..super_fine_tuning.distillation import SelfDistillationTrainer
 
         return SelfDistillationTrainer
 
     def trainer_kwargs(self) -> dict[str, Any]:
-        if not self.distillation:
+        if self.distillation is False:
             return {}
         return {"label_weight": self.label_weight, "feature_weight": self.feature_weight}
 
