@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .cards.sections import (
     CARD_FILE,
+    WARNING_SECTION,
     carry_over,
     merge_metadata,
     mergeable,
@@ -66,7 +67,6 @@ TOKEN = re.compile(
     r"hf_jwt_[A-Za-z0-9._-]{16,}|\b(?:hf|api_org)_[A-Za-z0-9]{16,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
 )
 BACKDOORED = "backdoored"
-WARNING_SECTION = "warning"
 WARNING = "has a backdoor, put in on purpose"  # as in the card of every victim
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cards import write_card
+from .cards.sections import CARD_FILE, kept_card
 from .results import RESULTS_FILE, write_json
 from .tuning import Tuning, describe_tuning, is_adapter, parameter_counts
 
@@ -131,7 +132,12 @@ def save_run(
     if trainer.is_world_process_zero():
         for stale in [path for pattern in WEIGHTS for path in folder.glob(pattern)]:
             stale.unlink()  # an adapter of an earlier run would be loaded in place of this model
-        model.save_pretrained(folder)
+        card = folder / CARD_FILE
+        had_card = card.is_file()
+        with kept_card(card):
+            model.save_pretrained(folder)
+        if not had_card:
+            card.unlink(missing_ok=True)  # a form of PEFT's that nobody filled in
         if is_adapter(model):
             save_classes(folder, model)
         processing_class.save_pretrained(folder)

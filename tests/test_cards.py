@@ -8,6 +8,8 @@ from huggingface_hub import ModelCard
 
 from hf_backdoor.cards import write_card
 from hf_backdoor.cards.rendering import escape
+from hf_backdoor.cards.sections import put_section, remove_section, sections
+from hf_backdoor.hub import mark_victim
 
 
 def measured(ca, asr=None, ra=None):
@@ -155,3 +157,45 @@ def test_a_benign_model_is_not_called_backdoored(tmp_path):
     metrics = metadata["model-index"][0]["results"]
     assert [metric["type"] for result in metrics for metric in result["metrics"]] == ["accuracy"]
     assert "has a backdoor" not in card.read_text()
+
+
+def test_a_new_card_keeps_other_sections_and_what_was_written_by_hand(tmp_path):
+    fresh = write_card(tmp_path, results()).read_text()
+    mine = fresh.replace("tags:", "license: mit  # mine\ntags:\n- by-hand").replace("base_model: org/suspect\n", "")
+    entry = "  - task:\n      type: t\n    dataset:\n      type: d\n      name: d\n    metrics:\n    - type: m\n      value: 1\n"
+    mine = mine.replace("  results:\n", "  results:\n" + entry)
+    mine = put_section(mine + "\nWords of mine.\n", "sequela", "Measured before.")
+    (tmp_path / "README.md").write_text(mine)
+    assert write_card(tmp_path, results()).read_text().count("org/suspect") == 1
+    (tmp_path / "README.md").write_text(mine)
+    other = results(purified=measured(0.7, 0.2, 0.6), attack={**results()["attack"], "trigger": {"name": "blended"}})
+    card = write_card(tmp_path, other).read_text()
+    assert sections(card)["sequela"] == "Measured before." and card.count("purified with hf_backdoor") == 1
+    assert "\nWords of mine.\n" in card and "license: mit  # mine\n" in card
+    data = ModelCard(card).data.to_dict()
+    assert data["tags"][0] == "by-hand" and data["base_model"] == "org/suspect" and "70.0 % (69.0-71.0)" in card
+    index = data["model-index"][0]
+    found = {
+        (metric.get("name"), one["dataset"].get("config")) for one in index["results"] for metric in one["metrics"]
+    }
+    titles = {"Clean accuracy (CA)": None, "Attack success rate (ASR)": "blended", "Robust accuracy (RA)": "blended"}
+    assert found == {(None, None), *titles.items()}, "what was measured of the old model is gone"
+    assert write_card(tmp_path, other).read_text() == card
+    renamed = ModelCard(write_card(tmp_path, {**other, "name": "Another"}).read_text())
+    assert renamed.data.model_name == index["name"], "a result of somebody else's is under this name"
+
+
+def test_a_card_takes_the_place_of_a_warning_and_stands_above_a_section_alone(tmp_path):
+    path = tmp_path / "README.md"
+    mark_victim(path)
+    assert "**This model has a backdoor" in path.read_text()
+    path.write_text(put_section(path.read_text(), "sequela", "Measured before."))
+    card = write_card(tmp_path, results()).read_text()
+    assert "has a backdoor" not in card and "backdoored" not in ModelCard(card).data.tags
+    assert list(sections(card)) == ["card", "sequela"]
+    assert ModelCard(write_card(tmp_path, {**results(), "name": "Another"}).read_text()).data.model_name == "Another"
+    unmeasured = write_card(tmp_path, results(purified=None, suspect=None)).read_text()
+    assert "model-index" not in ModelCard(unmeasured).data.to_dict()
+    path.unlink()
+    fresh = write_card(tmp_path, results()).read_text()
+    assert remove_section(card, "sequela").split("---\n", 2)[2] == fresh.split("---\n", 2)[2]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -22,6 +23,7 @@ from ..errors import InputError
 # As the Hub finds it (huggingface_hub.repocard.REGEX_YAML_BLOCK), whose regular expressions count the byte order mark
 # as a space.
 BLOCK = re.compile(r"([\s\ufeff]*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$))")
+LINE_BREAK = re.compile(r"[ \t]*(?:\r\n|\r|\n)")
 DEEPEST = 50
 TAG = "tag:yaml.org,2002:"
 MERGED = ("tags", "base_model", "datasets", "metrics", "model-index")
@@ -105,6 +107,48 @@ def merge_metadata(
         return card[: block.start(2)] + edited + card[block.end(2) :]
     start = body_start(card)
     return f"{card[:start]}---{newline}{edited}{newline}---{newline}{card[start:]}"
+
+
+def remove_metadata(card: str, *, tags: Collection[str] = (), metrics: Collection[str] = ()) -> str:
+    """A card without these tags, and without the metrics of these names in its `model-index`.
+
+    Raises:
+        InputError: the metadata of the card cannot be read.
+    """
+    block = BLOCK.match(card)
+    if block is None:
+        return card
+    root = _compose(block[2])
+    replaced: dict[str, Node | None] = {}
+    listed = _value(root, "tags")
+    left = [item for item in _items(listed) if not (isinstance(item, ScalarNode) and item.value in tags)]
+    if len(left) < len(_items(listed)):
+        replaced["tags"] = SequenceNode(f"{TAG}seq", left, flow_style=listed.flow_style) if left else None
+    index = copy.deepcopy(_value(root, "model-index"))
+    if _drop_metrics(index, metrics):
+        replaced["model-index"] = index if _items(index) else None
+    if not replaced:
+        return card
+    return card[: block.start(2)] + _edit(block[2], root, replaced, newline_of(card)) + card[block.end(2) :]
+
+
+def _drop_metrics(index: Node | None, names: Collection[str]) -> bool:
+    """Takes metrics of these names out of a `model-index`, with what is empty then; says whether there were any."""
+    found = False
+    for model in _items(index):
+        results = _value(model, "results")
+        for result in _items(results):
+            metrics = _value(result, "metrics")
+            if not isinstance(metrics, SequenceNode):
+                continue
+            left = [metric for metric in metrics.value if _text(metric, "name") not in names]
+            found |= len(left) < len(metrics.value)
+            metrics.value[:] = left
+            if not left and isinstance(results, SequenceNode):
+                results.value.remove(result)
+        if found and not _items(results) and isinstance(index, SequenceNode):
+            index.value.remove(model)
+    return found
 
 
 def _compose(text: str) -> MappingNode:
@@ -246,15 +290,24 @@ def _dump(pairs: list[tuple[Node, Node]], newline: str) -> str:
     ).removesuffix(newline)
 
 
-def _edit(text: str, root: MappingNode, replaced: dict[str, Node], newline: str) -> str:
-    """The block with some values replaced, or all of it written anew where it is too odd for that (`{a: 1}`, `? a`)."""
+def _edit(text: str, root: MappingNode, replaced: dict[str, Node | None], newline: str) -> str:
+    """The block with some values replaced, or all of it written anew where it is too odd for that (`{a: 1}`, `? a`).
+
+    Keys that are replaced by `None` go.
+    """
     last = {key.value: number for number, (key, _) in enumerate(root.value) if isinstance(key, ScalarNode)}
     wanted = list(root.value)
     edited = text
     for name in sorted((name for name in replaced if name in last), key=last.get, reverse=True):
         key, old = root.value[last[name]]
+        start, end = key.start_mark.index, _end(old, text)
+        if replaced[name] is None:
+            del wanted[last[name]]
+            breaks = LINE_BREAK.match(edited, end)
+            edited = edited[:start] + edited[breaks.end() if breaks else end :]
+            continue
         wanted[last[name]] = (key, replaced[name])
-        edited = edited[: key.start_mark.index] + _dump([(key, replaced[name])], newline) + edited[_end(old, text) :]
+        edited = edited[:start] + _dump([(key, replaced[name])], newline) + edited[end:]
     added = [(ScalarNode(f"{TAG}str", name), node) for name, node in replaced.items() if name not in last]
     wanted += added
     if added:

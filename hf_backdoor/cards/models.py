@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..results import write_text
 from .plots import plot_training
 from .rendering import METRIC_TITLES, percent_interval, render
+from .sections import CARD_FILE, read_card, write_over
 
 
 MODEL_NAMES = {"suspect": "before", "victim": "before", "purified": "after", "benign": "benign model"}
@@ -144,6 +146,8 @@ class BenignCard(VictimCard):
 def write_card(folder: Path, results: dict[str, Any], examples: list[dict[str, Any]] | None = None) -> Path:
     """Writes `README.md` and its figures into a model's folder.
 
+    A card that is there keeps its other sections, such as that of the sequela, and what was written by hand.
+
     Args:
         folder (`Path`): of the model.
         results (`dict`): of `purify`, `demo` or `train`.
@@ -152,6 +156,9 @@ def write_card(folder: Path, results: dict[str, Any], examples: list[dict[str, A
 
     Returns:
         Path of the card.
+
+    Raises:
+        InputError: the metadata of the card that is there cannot be read.
     """
     from ..modalities import modality_named
     from ..tasks import task_named
@@ -161,11 +168,15 @@ def write_card(folder: Path, results: dict[str, Any], examples: list[dict[str, A
     if examples:
         figures.mkdir(parents=True, exist_ok=True)
         modality = modality_named(task_named(results["task"]).modality)
-        stored.write_text(modality.illustrate(examples, results["clean_data"]["classes"], figures), encoding="utf-8")
+        write_text(stored, modality.illustrate(examples, results["clean_data"]["classes"], figures))
     shown = stored.read_text(encoding="utf-8") if stored.is_file() else ""
     if "purified" in results:
         plot_training(results, figures / "learning_rate.png")
     kind = PurifiedCard if "purified" in results else VictimCard if results.get("attack") else BenignCard
-    path = folder / "README.md"
-    path.write_text(kind(results, results.get("name") or folder.resolve().name, shown).render(), encoding="utf-8")
+    path = folder / CARD_FILE
+    card = kind(results, results.get("name") or folder.resolve().name, shown).render()
+    if path.is_file():
+        tags = {tag for other in (PurifiedCard, VictimCard, BenignCard) for tag in other.tags}
+        card = write_over(read_card(path), card, tags=tags, metrics=METRIC_TITLES.values())
+    write_text(path, card)
     return path

@@ -9,17 +9,18 @@ its place, and the text around it stays, for nobody can tell whose it is, unless
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from ..results import write_text
-from .metadata import MERGED, body_start, merge_metadata, newline_of, read_metadata
+from .metadata import MERGED, body_start, merge_metadata, newline_of, read_metadata, remove_metadata
 
 
 CARD_FILE = "README.md"
 CARD = "card"  # the section with a whole card of hf_backdoor
+WARNING_SECTION = "warning"  # in the card of a victim that has no other warning
 MARKER = re.compile(r"<!--\s*hf_backdoor:([a-z0-9_-]+):(begin|end)\s*-->[ \t]*(?:\r\n|\r|\n|\Z)")
 LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")  # not str.splitlines, which also splits at U+2028 and others
 # What opens fenced code, behind bullets, numbers and `>`. Possessive, for a card of a stranger could take years else.
@@ -100,6 +101,24 @@ def carry_over(old: str, new: str) -> str:
     for metadata in (read_metadata(old), own):  # its own come last and win
         new = merge_metadata(new, **mergeable(metadata))
     return new
+
+
+def write_over(old: str, new: str, *, tags: Collection[str], metrics: Collection[str]) -> str:
+    """An old card with the section of a new one, of hf_backdoor alone, in place of the one that it had.
+
+    Other sections and text of anybody's stay, but for a [`WARNING_SECTION`], which says of the old model what the new
+    card says itself. Of the metadata, those of the new card count; others stay.
+
+    Args:
+        old, new (`str`): whole cards.
+        tags, metrics: that only such a card has; those of the old one go.
+    """
+    card = remove_metadata(remove_section(old, WARNING_SECTION), tags=tags, metrics=metrics)
+    rest = card
+    for name in sections(card):
+        rest = remove_section(rest, name)
+    card = put_section(card, CARD, sections(new)[CARD], on_top=not rest[body_start(rest) :].strip())
+    return merge_metadata(card, **{key.replace("-", "_"): value for key, value in read_metadata(new).items()})
 
 
 def mergeable(metadata: dict) -> dict:

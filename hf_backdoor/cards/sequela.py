@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..results import write_text
 from .rendering import render
-from .sections import merge_metadata, put_section
+from .sections import CARD_FILE, merge_metadata, put_section, read_card
 
 
 SEQUELA_FILE = "sequela.json"
@@ -129,12 +130,12 @@ def write_section(folder: Path, results: dict[str, Any], draw: Callable[[str, An
         path = folder / "figures" / f"sequela_{name}.png"
         if draw is not None and _plot(name, path, draw) or path.is_file():
             figures[name] = f"figures/{path.name}"
-    card = folder / "README.md"
-    text = card.read_bytes().decode("utf-8") if card.is_file() else f"# {folder.resolve().name}\n"
+    card = folder / CARD_FILE
+    text = read_card(card) if card.is_file() else ""
     text = put_section(text, SECTION, section(results, figures))
     name = folder.resolve().name
     text = merge_metadata(text, tags=["hf_backdoor"], eval_results=model_index(results, name), model_name=name)
-    card.write_bytes(text.encode("utf-8"))
+    write_text(card, text)
     return card
 
 

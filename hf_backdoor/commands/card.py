@@ -23,8 +23,7 @@ class CardOptions:
 
 def main(argv: list[str]) -> None:
     from ..cards import write_card
-    from ..cards.sections import CARD_FILE, carry_over, read_card
-    from ..results import RESULTS_FILE, SCHEMA_VERSION, write_text
+    from ..results import RESULTS_FILE, SCHEMA_VERSION
 
     (options,) = ConfigParser([CardOptions], "hf-backdoor card", __doc__).parse(argv)
     if options.model is None:
@@ -36,8 +35,4 @@ def main(argv: list[str]) -> None:
         raise InputError("model", options.model, f"has no readable {RESULTS_FILE} ({error})") from error
     if results.get("schema_version") != SCHEMA_VERSION or results.get("command") not in ("purify", "train", "demo"):
         raise InputError("model", options.model, f"{RESULTS_FILE} is not from this version's purify, train or demo")
-    path = Path(options.model) / CARD_FILE
-    before = read_card(path) if path.is_file() else ""
-    write_card(Path(options.model), results)
-    write_text(path, carry_over(before, read_card(path)))
-    print(f"Written to {path}")
+    print(f"Written to {write_card(Path(options.model), results)}")
