@@ -1,7 +1,8 @@
 """The main job in a few minutes: poison, train a victim, purify it, measure, write the card.
 
 Builds a backdoored Vision Transformer from 9,100 images of Fashion-MNIST, trains a benign twin to compare it with,
-purifies the victim with 900 clean images that it never saw, and writes models, results and cards to runs/demo.
+purifies the victim with 900 clean images that it never saw, looks at what else the repair did to the model, and writes
+models, results and cards to runs/demo.
 
 Example: hf-backdoor demo --attack blended --seed 1
 """
@@ -31,6 +32,10 @@ class DemoOptions(AttackOptions):
     output: str = option("runs/demo", "Folder for everything that is made.")
     defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
     defense_args: list[str] = option([], "Settings of the defence as name=value.")
+    full: bool = option(
+        False, "All sequela, which takes some minutes more: membership by shadow models (LiRA, RMIA), reactivation, "
+        "stealing, and re-injection in small steps."
+    )  # fmt: skip
     overwrite: bool = option(False, "Write into a folder that has content.")
 
 
@@ -56,11 +61,13 @@ def main(argv: list[str]) -> None:
 
     from ..cards import write_card
     from ..cards.rendering import measures_table
-    from ..data import class_names, load_data, split_off
+    from ..data import class_names, load_data, resolve_columns, split_off
     from ..defenses import load_defense
     from ..poisoning import PoisonConfig
     from ..purification import check_output, default_arguments, purify
     from ..results import RESULTS_FILE, write_json
+    from ..sequela import Evidence
+    from ..sequela_report import SequelaReport
     from ..tasks import task_named
     from ..training import train_classifier
 
@@ -84,7 +91,7 @@ def main(argv: list[str]) -> None:
 
     trained = {}
     for number, name in enumerate(("victim", "benign"), 1):
-        print(f"\n[{number}/3] Training the {name} model on {len(train)} images", flush=True)
+        print(f"\n[{number}/4] Training the {name} model on {len(train)} images", flush=True)
         set_seed(options.seed)
         model, processor = task_named("image-classification").from_scratch("vit", VIT, class_names(train, "label"))
         quiet = {"eval_strategy": "no", "logging_strategy": "no"}
@@ -101,7 +108,7 @@ def main(argv: list[str]) -> None:
         )
         if name == "victim":
             common["attack"] = PoisonConfig.from_dict(trained[name]["attack"])  # training may have made the trigger
-    print(f"\n[3/3] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
+    print(f"\n[3/4] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
     args = default_arguments(defense, folder / "purified", seed=options.seed, logging_strategy="no")
     victim_seconds = trained["victim"]["cost"]["training_seconds"]
     result = purify(
@@ -119,6 +126,15 @@ def main(argv: list[str]) -> None:
         "purified": result.results["purified"],
         "benign": trained["benign"]["benign"],
     }
+    print("\n[4/4] Measuring what else the repair did to the model" + (", at a glance" if not options.full else ""))
+    evidence = Evidence(
+        task=task_named("image-classification"), processor=processor, columns=resolve_columns(train.features),
+        members=train, defense_members=clean, non_members=data["test"], attack=common["attack"], seed=options.seed,
+        folder=folder / "sequela",
+    )  # fmt: skip
+    models = (str(folder / name) for name in ("victim", "purified", "benign"))
+    report = SequelaReport(*models, evidence=evidence, quick=not options.full)
+    report.run()
     results = {
         **{name: value for name, value in result.results.items() if name not in ("suspect", "purified", "log")},
         "command": "demo",
@@ -131,6 +147,10 @@ def main(argv: list[str]) -> None:
     write_json(folder / RESULTS_FILE, results)
     write_json(folder / "purified" / RESULTS_FILE, results)
     card = write_card(folder / "purified", results)
+    report.write(folder / "purified")
     print("\n" + measures_table(measured))
     print(f"In brackets: 95 % intervals. Purification took {results['cost_ratio']:.2f} of the victim's training time.")
+    print("\n" + report.table())
+    if not options.full:
+        print("More of this, in some minutes: --full.")
     print(f"Card:    {card}\nResults: {Path(folder) / RESULTS_FILE}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -61,8 +61,6 @@ class Reactivation(Measure):
         "alone, so watch what goes into the model, or repair it again."
     )
     needs_attack: ClassVar[bool] = True
-
-    quick: ClassVar[dict[str, Any]] = {"epochs": 10, "samples": 200, "max_samples": 200}
 
     epsilon: float | None = None
     epochs: int = 20
