@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import make_vit
 from hub_server import HubServer, Repo
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import BertConfig, BertForMaskedLM, ResNetConfig, ResNetForImageClassification
 
 from hf_backdoor import InputError
@@ -223,6 +223,32 @@ def test_the_same_adapter_is_saved_as_one_and_its_base_is_left_alone(adapter, tm
     model = tuning.finish(tuning.apply(load_pretrained(IMAGES, str(folder))), base_is_stored=False)
     model.save_pretrained(tmp_path / "again")
     assert is_adapter(model) and torch.equal(told, answers(load_pretrained(IMAGES, str(tmp_path / "again"))))
+
+
+def test_the_same_adapter_under_another_name_is_saved_where_it_is_found(adapter, images, processor, base, tmp_path):
+    """PEFT keeps those of other names in a folder below; others that the model has are left out."""
+    from hf_backdoor import load_defense, purify
+    from hf_backdoor.purification import default_arguments
+
+    folder, told = adapter
+    start = load_pretrained(IMAGES, str(base))
+    suspect = PeftModel.from_pretrained(start, str(folder), adapter_name="victim", torch_device="cpu")
+    suspect.add_adapter("other", suspect.peft_config["victim"])
+    assert torch.equal(told, answers(suspect))
+    processor.save_pretrained(base)
+    settings = {"max_steps": 3, "per_device_train_batch_size": 16, "use_cpu": True}
+    args = default_arguments(load_defense("fine_tuning"), tmp_path / "run", **settings)
+    given = {"defense": "fine_tuning", "peft_config": "same_adapter", "args": args, "processing_class": processor}
+    named = purify(suspect, images, output_dir=tmp_path / "named", **given)
+    usual = purify(str(folder), images, output_dir=tmp_path / "usual", **given)
+    assert named.results["tuning"]["saved"] == "adapter" and torch.equal(told, answers(suspect)), "and left as it was"
+    for name in ("named", "usual"):
+        assert torch.equal(answers(usual.model), answers(load_pretrained(IMAGES, str(tmp_path / name))))
+    several = get_peft_model(make_vit(), LoraConfig(target_modules=["q_proj"]), adapter_name="victim")
+    several.add_adapter("other", LoraConfig(target_modules=["q_proj"]))
+    several.base_model.set_adapter(["victim", "other"])
+    with pytest.raises(InputError, match="peft='same_adapter': victim, other are active"):
+        load_tuning("same_adapter").apply(several)
 
 
 def test_adapters_come_from_the_hub_and_folders_cost_no_request(adapter, base, tmp_path):

@@ -37,11 +37,11 @@ def merged(model: torch.nn.Module) -> torch.nn.Module:
     if not hasattr(model, "merge_and_unload"):
         kind = model.peft_config[model.active_adapter].peft_type.value
         raise InputError("model", kind, "is a kind of adapter that cannot be merged; merge=false, or same_adapter")
-    _unwrap_saved_modules(model)
+    unwrap_saved_modules(model)
     return model.merge_and_unload().requires_grad_(True)  # which PEFT had taken from them
 
 
-def _unwrap_saved_modules(model: torch.nn.Module) -> None:
+def unwrap_saved_modules(model: torch.nn.Module) -> None:
     """Puts the trained heads of an adapter in their places; PEFT fails at heads of several layers, but for LoRA's.
 
     (peft issue 3114)

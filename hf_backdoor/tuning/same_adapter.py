@@ -6,12 +6,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import InputError
-from . import Adapter, is_adapter
+from . import Adapter, is_adapter, unwrap_saved_modules
 
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
+
+
+# An adapter of another name is saved in a folder below, where nothing looks for it.
+STORED_NAME = "default"
+
+
+def _renamed(model: torch.nn.Module) -> torch.nn.Module:
+    """The active adapter alone, under the name of one that is saved on its own; PEFT cannot rename."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    name = model.active_adapter
+    config, weights = model.peft_config[name], get_peft_model_state_dict(model, adapter_name=name)
+    if not hasattr(model, "unload"):
+        raise InputError("model", name, f"is an adapter of a kind that stays on its model; name it {STORED_NAME!r}")
+    unwrap_saved_modules(model)
+    renamed = get_peft_model(model.unload(), config)
+    set_peft_model_state_dict(renamed, weights)
+    return renamed
 
 
 @dataclass(frozen=True)
@@ -24,7 +42,7 @@ class SameAdapter(Adapter):
         merge (`bool`): see [`~hf_backdoor.tuning.Adapter`].
 
     Raises:
-        InputError: the suspect is no adapter.
+        InputError: the suspect is no adapter, or several at once.
     """
 
     title: ClassVar[str] = "The suspect's own adapter"
@@ -35,8 +53,12 @@ class SameAdapter(Adapter):
     def apply(self, model: torch.nn.Module) -> torch.nn.Module:
         if not is_adapter(model):
             raise InputError("peft", self.name, f"the suspect is a {type(model).__name__}, no adapter; choose another")
+        if len(model.active_adapters) > 1:
+            raise InputError("peft", self.name, f"{', '.join(model.active_adapters)} are active; choose one of them")
+        if model.active_adapter != STORED_NAME:
+            model = _renamed(model)
         model.requires_grad_(False)
-        model.set_adapter(model.active_adapter)
+        model.set_adapter(STORED_NAME)
         return model
 
     def finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> torch.nn.Module:
