@@ -36,8 +36,11 @@ class SequelaReport:
         measures: names, or [`~hf_backdoor.sequela.Measure`] objects; all that the evidence suffices for when not given.
         quick (`bool`): where `measures` are not given, those of a look that takes seconds on a small model.
 
+    Attributes:
+        left_out (`dict`): where `measures` are not given, those that are not taken, and why.
+
     Raises:
-        InputError: a measure cannot be taken on this evidence, or a model does not fit the task.
+        InputError: a measure cannot be taken on this evidence, or none can, or a model does not fit the task.
 
     Example:
 
@@ -60,6 +63,7 @@ class SequelaReport:
     ):
         given = {"before": before, "after": after, "benign": benign}
         self.evidence = evidence
+        self.left_out: dict[str, str] = {}
         self.measures = self._chosen(measures, quick)
         self.sources = {name: model for name, model in given.items() if model is not None}
         self.results: dict[str, Any] | None = None
@@ -74,11 +78,17 @@ class SequelaReport:
                 if measure.needs_attack and not known:
                     raise InputError("attack", None, f"{measure.name} needs the backdoor; name it, or leave it out")
                 measure.check(self.evidence)
-            except InputError:
+            except InputError as error:
                 if measures:
                     raise
-                continue  # by default, what can be measured is
-            possible.append(measure)
+                self.left_out[measure.name] = str(error)  # by default, what can be measured is
+            else:
+                possible.append(measure)
+        if not possible:
+            raise InputError("measures", None, f"none can be taken; {'; '.join(self.left_out.values())}")
+        if not measures:
+            names = [measure.name for measure in chosen]
+            self.left_out |= {name: "no part of a quick look" for name in measure_names() if name not in names}
         return possible
 
     def _load(self) -> dict[str, PreTrainedModel]:
@@ -100,6 +110,10 @@ class SequelaReport:
         Returns:
             What [`~SequelaReport.write`] writes to `sequela.json`.
         """
+        with self.evidence.hushed():
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         from tqdm.auto import tqdm
 
         models = self._load()
@@ -132,6 +146,7 @@ class SequelaReport:
             samples={name: len(getattr(evidence, name)) for name in ("members", "defense_members", "non_members")},
             attack=portable(evidence.attack.to_dict()) if evidence.attack else None,
             measures=measured,
+            left_out=self.left_out,
         )
         return self.results
 
@@ -178,16 +193,15 @@ class SequelaReport:
         return write_section(folder, self.results, self._draw)
 
     def table(self) -> str:
-        """The headline values of all models, aligned for a terminal."""
+        """The headline values of all models, aligned for a terminal, and what was left out."""
         names = list(self.sources)
         lines = [["", *names, "change"]]
         lines += [
             [row["title"], *(row[name] for name in names), row["verdict"].strip("*")] for row in rows(self.results)
         ]
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        )
+        aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([*aligned, *(f"not measured: {name} ({why})" for name, why in self.left_out.items())])
 
     def _draw(self, name: str, axes: Any) -> bool:
         measure = next(item for item in self.measures if item.name == name)

@@ -144,6 +144,56 @@ def test_a_measure_that_needs_the_attack_is_left_out_or_refused(evidence):
     assert SequelaReport(make_vit(1), make_vit(2), evidence=evidence, measures=[Knowing()]).measures
 
 
+def test_what_is_left_out_by_default_is_said_with_the_reason(evidence, images, tmp_path):
+    report = SequelaReport(make_vit(1), make_vit(2), evidence=evidence, quick=True)
+    assert {measure.name for measure in report.measures} == {"membership", "reinjection", "robustness"}
+    evidence.members = evidence.defense_members = images.select(range(4))
+    with pytest.raises(InputError, match="counts=50"):
+        SequelaReport(make_vit(1), make_vit(2), evidence=evidence, measures=["reinjection"])
+    report = SequelaReport(make_vit(1), make_vit(2), evidence=evidence, quick=True)
+    assert set(report.left_out) == {"reinjection", "reactivation", "stealing"}
+    assert "is too many to hide among 4 samples" in report.left_out["reinjection"]
+    report.measures = report.measures[-1:]
+    assert report.run()["left_out"] == report.left_out
+    card = report.write(tmp_path / "model").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("Not measured: "))
+    assert all(f"{name} ({escape(why)})" in line for name, why in report.left_out.items())
+    assert all(f"not measured: {name} ({why})" in report.table() for name, why in report.left_out.items())
+    evidence.non_members = images.select([])
+    with pytest.raises(InputError, match="measures=None: none can be taken"):
+        SequelaReport(make_vit(1), make_vit(2), evidence=evidence)
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_quiet_report_shows_no_bars_and_leaves_them_as_they_were(evidence, capfd, quiet):
+    import datasets
+    from datasets.utils import are_progress_bars_disabled
+    from huggingface_hub import utils as of_hub
+    from transformers.utils import logging
+
+    def states():
+        return are_progress_bars_disabled(), of_hub.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+
+    def bars():
+        evidence.non_members.map(lambda row: {"more": 1}, load_from_cache_file=False)
+        return "examples/s" in capfd.readouterr().err
+
+    evidence.quiet = quiet
+    before = states()
+    with pytest.raises(KeyError), evidence.hushed():
+        assert bars() != quiet
+        assert states() == ((True, True, False) if quiet else before)
+        raise KeyError
+    assert states() == before
+    datasets.disable_progress_bars()
+    try:
+        with evidence.hushed():
+            pass
+        assert are_progress_bars_disabled(), "those that the user had silenced"
+    finally:
+        datasets.enable_progress_bars()
+
+
 def test_callback_compares_end_with_start(evidence, images, processor, arguments, tmp_path):
     from hf_backdoor import BackdoorTrainer
 

@@ -83,6 +83,7 @@ def section(results: dict[str, Any], figures: dict[str, str] | None = None) -> s
         rows=rows(results),
         measures=measures,
         benign="benign" in results["models"],
+        left_out=results.get("left_out", {}),
         seconds=sum(measure["seconds"] for measure in results["measures"].values()),
         samples=f"{counts['members']} samples of the suspect's training, {counts['defense_members']} of the repair's "
         f"and {counts['non_members']} of neither were used.",

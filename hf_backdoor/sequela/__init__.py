@@ -6,7 +6,10 @@ model at a time, and knows nothing of the others or of how they were made; compa
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,7 +41,7 @@ class Evidence:
         folder (`Path`): for what is expensive and shared by the models, such as shadow models, so that a report that
             was interrupted goes on.
         batch_size (`int`): of forward passes.
-        quiet (`bool`): no progress bars.
+        quiet (`bool`): no progress bars, of the data sets neither, see [`~Evidence.hushed`].
     """
 
     task: Task
@@ -52,6 +55,37 @@ class Evidence:
     folder: Path = field(default_factory=lambda: Path("sequela"))
     batch_size: int = 64
     quiet: bool = False
+
+    @contextmanager
+    def hushed(self) -> Iterator[None]:
+        """If `quiet`, no progress bars of datasets, transformers and huggingface_hub inside; as they were after it.
+
+        Bars that somebody forces by an environment variable stay.
+        """
+        import datasets.utils
+        import huggingface_hub.utils
+        import transformers.utils.logging as of_transformers
+
+        if not self.quiet:
+            yield
+            return
+        shown = [
+            module for module in (datasets.utils, huggingface_hub.utils) if not module.are_progress_bars_disabled()
+        ]
+        loading = of_transformers.is_progress_bar_enabled()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Cannot (dis|en)able progress bars")
+            for module in shown:
+                module.disable_progress_bars()
+            of_transformers.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if loading:
+                of_transformers.enable_progress_bar()  # and those of huggingface_hub
+                huggingface_hub.utils.disable_progress_bars()
+            for module in shown:
+                module.enable_progress_bars()
 
 
 @dataclass
