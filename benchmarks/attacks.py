@@ -11,20 +11,17 @@ The first command ends with benchmarks/results/attacks.json, and writes the tabl
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from cells import fill, share
+from cells import Run, fill, run_all, share, with_needs
 
 from hf_backdoor.metrics import METRICS
 from hf_backdoor.results import describe_run, portable, write_json
@@ -52,59 +49,50 @@ DEFENSES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-@dataclass
-class Cell:
-    """One run: a recipe under a seed, or a defence on what came out of one."""
+def resolved(recipe: str, seed: int, text_model: str) -> dict[str, Any]:
+    """A recipe with its seed, and with what the runs before it have left in place of the recipes' folders."""
 
-    name: str
-    recipe: str
-    seed: int
-    command: str = "train"
-    settings: dict[str, Any] = field(default_factory=dict)
+    def replace(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: replace(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [replace(item) for item in value]
+        if isinstance(value, str):
+            value = text_model if value == TEXT_MODEL else value
+            for other in sorted(recipe_names(), key=len, reverse=True):
+                if f"runs/attacks/{other}" in value:
+                    return value.replace(f"runs/attacks/{other}", str(WORK / f"{other}-{seed}"))
+        return value
 
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.seed}"
+    content = replace(yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text()))
+    del content["output_dir"]
+    return content | {"seed": seed}
 
-    @property
-    def folder(self) -> Path:
-        return WORK / self.key
 
-    def resolved(self, text_model: str) -> dict[str, Any]:
-        """The recipe with its seed, and with what the runs before it have left in place of the recipes' folders."""
-        content = yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text()) if self.command == "train" else {}
+def trained(recipe: str, seed: int, text_model: str, variant: str = "", settings: dict[str, Any] | None = None) -> Run:
+    """The run of a recipe, after those whose models or triggers it builds on."""
+    name = recipe + variant
+    content = resolved(recipe, seed, text_model) | (settings or {})
+    text = json.dumps(content)
+    needs = [
+        trained(other, seed, text_model)
+        for other in recipe_names()
+        if other != name and any(f"{WORK / other}-{seed}{end}" in text for end in ('"', "/"))
+    ]
+    about = {"name": name, "recipe": recipe, "seed": seed}
+    return Run(f"{name}-{seed}", "train", content, WORK / f"{name}-{seed}", needs, about=about)
 
-        def replace(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: replace(item) for name, item in value.items()}
-            if isinstance(value, list):
-                return [replace(item) for item in value]
-            if isinstance(value, str):
-                value = text_model if value == TEXT_MODEL else value
-                for other in sorted(recipe_names(), key=len, reverse=True):
-                    if f"runs/attacks/{other}" in value:
-                        return value.replace(f"runs/attacks/{other}", str(WORK / f"{other}-{self.seed}"))
-            return value
 
-        shared = {"seed": self.seed, "output_dir": str(self.folder), "disable_tqdm": True, "overwrite": True}
-        return replace(content) | self.settings | shared
-
-    def needs(self) -> list[Cell]:
-        """The cells that must be there first."""
-        text = json.dumps(self.resolved(TEXT_MODEL))
-        others = [Cell(name, name, self.seed) for name in recipe_names() if name != self.name]
-        return [other for other in others if f'{other.folder}"' in text or f"{other.folder}/" in text]
-
-    def digest(self, text_model: str) -> str:
-        """Changes with the recipe, and with that of every run that it builds on."""
-        parts = [json.dumps(self.resolved(text_model), sort_keys=True)]
-        parts += [other.digest(text_model) for other in self.needs()]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-    def done(self, text_model: str) -> bool:
-        """Whether it has been run by its present recipe."""
-        kept = WORK / f"{self.key}.json"
-        return kept.is_file() and json.loads(kept.read_text())["recipe_sha256"] == self.digest(text_model)
+def purified(recipe: str, seed: int, text_model: str, method: str, settings: dict[str, Any]) -> Run:
+    """The run of a defence on what came out of a recipe."""
+    victim = trained(recipe, seed, text_model)
+    given = {
+        "model": str(victim.folder), "attack_from": str(victim.folder), "dataset": "fashion_mnist_mini",
+        "clean_samples": 900, "eval_strategy": "no", "seed": seed,
+    }  # fmt: skip
+    name = f"{recipe}+{method}"
+    about = {"name": name, "recipe": recipe, "seed": seed}
+    return Run(f"{name}-{seed}", "purify", given | settings, WORK / f"{name}-{seed}", [victim], about=about)
 
 
 @lru_cache(maxsize=1)
@@ -124,113 +112,49 @@ def benign_of(recipe: str) -> str:
     return "benign_text" if "sentiment" in content["dataset"] else "benign"
 
 
-def cells() -> list[Cell]:
+def planned(text_model: str) -> list[Run]:
     """Everything that is run, in an order in which what is needed comes first."""
-    planned = []
+    runs = []
     repeated = {*PAPER, "benign", "self_supervised_benign"}
     for recipe in recipe_names():
-        planned += [Cell(recipe, recipe, seed) for seed in (SEEDS if recipe in repeated else SEEDS[:1])]
+        runs += [trained(recipe, seed, text_model) for seed in (SEEDS if recipe in repeated else SEEDS[:1])]
     for seed in SEEDS:
-        planned.append(Cell("bad_encoder@benign", "bad_encoder", seed, settings={"poisoned": False}))
+        runs.append(trained("bad_encoder", seed, text_model, "@benign", {"poisoned": False}))
     for recipe in LOW_RATE_ATTACKS:
-        planned += [Cell(f"{recipe}@{rate}", recipe, 0, settings={"rate": rate}) for rate in LOW_RATES]
+        runs += [trained(recipe, 0, text_model, f"@{rate}", {"rate": rate}) for rate in LOW_RATES]
     for recipe in DEFENDED:
         for method, (seeds, settings) in DEFENSES.items():
             for seed in seeds if recipe in PAPER else SEEDS[:1]:
-                victim = WORK / f"{recipe}-{seed}"
-                given = {
-                    "model": str(victim), "attack_from": str(victim), "dataset": "fashion_mnist_mini",
-                    "clean_samples": 900, "eval_strategy": "no",
-                }  # fmt: skip
-                planned.append(Cell(f"{recipe}+{method}", recipe, seed, "purify", given | settings))
-    return sorted(planned, key=lambda cell: cell.seed)  # one seed of everything first
+                runs.append(purified(recipe, seed, text_model, method, settings))
+    return sorted(runs, key=lambda run: run.about["seed"])  # one seed of everything first
 
 
-def run(cell: Cell, text_model: str) -> None:
-    """Runs a cell in a process of its own, unless it is there already or what it needs is not."""
-    if cell.done(text_model) or not all(other.done(text_model) for other in cell.needs()):
-        return
-    WORK.mkdir(parents=True, exist_ok=True)
-    (WORK / f"{cell.key}.json").unlink(missing_ok=True)
-    config = WORK / f"{cell.key}.yaml"
-    config.write_text(yaml.safe_dump(cell.resolved(text_model)))
-    started = time.perf_counter()
-    with open(WORK / f"{cell.key}.log", "w") as log:
-        command = [sys.executable, "-m", "hf_backdoor.cli", cell.command, "--config", str(config)]
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-    if code:
-        print(f"{cell.key} FAILED, see {log.name}", flush=True)
-        return
-    keep(cell, text_model, time.perf_counter() - started)
-
-
-def keep(cell: Cell, text_model: str, seconds: float) -> None:
-    """Takes what the tables need out of a finished run."""
-    target = WORK / f"{cell.key}.json"
-    results = json.loads((cell.folder / "results.json").read_text())
-    measured = results.get("purified") or results.get("victim") or results.get("benign")
-    kept = {name: results.get(name) for name in ("attack", "cost", "training", "defense", "data")}
-    kept |= {"measured": measured, "model_type": json.loads((cell.folder / "config.json").read_text())["model_type"]}
-    identity = {"name": cell.name, "recipe": cell.recipe, "seed": cell.seed}
-    identity["recipe_sha256"] = cell.digest(text_model)
-    write_json(target, identity | kept | {"wall_seconds": seconds})
-    shares = {name: measured[name] for name in METRICS}
-    print(time.strftime("%H:%M:%S"), cell.key, shares, f"{seconds:.0f} s", flush=True)
-
-
-def on_benign(cell: Cell, text_model: str) -> None:
+def on_benign(run: Run, text_model: str) -> None:
     """What the benign model makes of the attack's trigger; without it, nobody knows what the attack has added."""
-    target = WORK / f"{cell.key}.on_benign.json"
-    planned = {other.key: other for other in cells()}
-    benign = planned.get(f"{benign_of(cell.recipe)}-{cell.seed}")
-    if "@" in cell.name or benign is None or not (cell.done(text_model) and benign.done(text_model)):
+    recipe, seed = run.about["recipe"], run.about["seed"]
+    target = run.folder.with_name(f"{run.folder.name}.on_benign.json")
+    if run.command != "train" or "@" in run.about["name"] or not run.done() or run.row()["attack"] is None:
         return
-    if json.loads((WORK / f"{cell.key}.json").read_text())["attack"] is None:
+    benign = {other.key: other for other in planned(text_model)}.get(f"{benign_of(recipe)}-{seed}")
+    if benign is None or not benign.done():
         return
-    sources = [WORK / f"{other.key}.json" for other in (cell, benign)]
-    if target.is_file() and target.stat().st_mtime > max(source.stat().st_mtime for source in sources):
+    if target.is_file() and target.stat().st_mtime > max(other.kept.stat().st_mtime for other in (run, benign)):
         return
-    content = yaml.safe_load((RECIPES / f"{cell.recipe}.yaml").read_text())
-    flags = {"model": benign.folder, "attack_from": cell.folder, "dataset": content["dataset"], "output": target}
+    content = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+    flags = {"model": benign.folder, "attack_from": run.folder, "dataset": content["dataset"], "output": target}
     flags |= {"batch_size": 250} | ({"task": content["task"]} if "task" in content else {})
     command = [sys.executable, "-m", "hf_backdoor.cli", "evaluate"]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    with open(WORK / f"{cell.key}.on_benign.log", "w") as log:
+    with open(target.with_suffix(".log"), "w") as log:
         if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
-            print(f"{cell.key} on its benign model FAILED, see {log.name}", flush=True)
+            print(f"{run.key} on its benign model FAILED, see {log.name}", flush=True)
 
 
-def with_needs(chosen: list[Cell]) -> list[Cell]:
-    """The cells, and before them those that they build on or are compared with."""
-    planned = {cell.key: cell for cell in cells()}
-    found: dict[str, Cell] = {}
-
-    def add(cell: Cell) -> None:
-        others = [other.key for other in cell.needs()]
-        if cell.command == "train":
-            others.append(f"{benign_of(cell.recipe)}-{cell.seed}")
-        for key in others:
-            if key in planned and key not in found and key != cell.key:
-                add(planned[key])
-        found.setdefault(cell.key, cell)
-
-    for cell in chosen:
-        add(cell)
-    return list(found.values())
-
-
-def run_all(chosen: list[Cell], workers: int, text_model: str) -> None:
-    """Runs the cells, each after those that it needs."""
-    waiting, finished = list(chosen), set()
-    while waiting:
-        keys = {cell.key for cell in waiting}
-        ready = [cell for cell in waiting if not keys & {other.key for other in cell.needs()}]
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda cell: run(cell, text_model), ready))
-        finished |= {cell.key for cell in ready}
-        waiting = [cell for cell in waiting if cell.key not in finished]
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda cell: on_benign(cell, text_model), [cell for cell in chosen if cell.command == "train"]))
+def with_benign(chosen: list[Run], text_model: str) -> list[Run]:
+    """The runs, and before them the benign models that they are compared with."""
+    runs = {run.key: run for run in planned(text_model)}
+    keys = [f"{benign_of(run.about['recipe'])}-{run.about['seed']}" for run in chosen if run.command == "train"]
+    return [*(runs[key] for key in dict.fromkeys(keys) if key in runs), *chosen]
 
 
 def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -267,17 +191,16 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def collect(text_model: str) -> None:
     """Writes the results file, and in it which of the planned runs are missing, if any."""
-    planned = cells()
-    missing = [cell.key for cell in planned if not cell.done(text_model)]
-    paths = [WORK / f"{cell.key}.json" for cell in planned if cell.key not in missing]
+    runs = planned(text_model)
+    missing = [run.key for run in runs if not run.done()]
     if missing:
-        print(f"{len(missing)} of {len(planned)} runs are missing: {', '.join(missing)}")
+        print(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
     rows = []
-    for path in paths:
-        row = json.loads(path.read_text())
-        other = path.with_suffix(".on_benign.json")
-        row["on_benign"] = json.loads(other.read_text())["measured"] if other.is_file() else None
-        rows.append(portable(row))
+    for run in runs:
+        if run.done():
+            other = run.folder.with_name(f"{run.folder.name}.on_benign.json")
+            benign = json.loads(other.read_text())["measured"] if other.is_file() else None
+            rows.append(portable(run.row() | {"on_benign": benign}))
     write_json(RESULTS, describe_run("benchmarks/attacks.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
     fill(PAGE, tables(rows))
 
@@ -295,9 +218,14 @@ def main() -> None:
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small when the machine is busy
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    chosen = [cell for cell in cells() if not options.only or cell.name in options.only or cell.recipe in options.only]
-    chosen = [cell for cell in chosen if not options.seeds or cell.seed in options.seeds]
-    run_all(with_needs(chosen), options.workers, options.text_model)
+    runs, names = planned(options.text_model), set(options.only or ())
+    chosen = [run for run in runs if not names or names & {run.about["name"], run.about["recipe"]}]
+    chosen = with_benign(
+        [run for run in chosen if not options.seeds or run.about["seed"] in options.seeds], options.text_model
+    )
+    run_all(chosen, options.workers)
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(lambda run: on_benign(run, options.text_model), with_needs(chosen)))
     if not (options.only or options.seeds):
         collect(options.text_model)
 

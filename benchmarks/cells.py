@@ -88,7 +88,10 @@ class Run:
             "versions",
             "hardware",
         )
-        kept = {name: results.get(name) for name in names} | {"measured": measured, "wall_seconds": seconds}
+        config = self.folder / "config.json"  # an adapter has none
+        model_type = json.loads(config.read_text())["model_type"] if config.is_file() else None
+        kept = {name: results.get(name) for name in names}
+        kept |= {"measured": measured, "model_type": model_type, "wall_seconds": seconds}
         write_json(self.kept, {"key": self.key, "settings_sha256": self.digest(), **self.about} | kept)
         shares = {name: round(measured[name], 3) for name in METRICS if measured.get(name) is not None}
         print(time.strftime("%H:%M:%S"), self.key, shares, f"{seconds:.0f} s", flush=True)
