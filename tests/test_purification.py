@@ -95,6 +95,42 @@ def test_averaging_ends_with_the_mean_of_the_weights(images, processor, tmp_path
     torch.testing.assert_close(trainer.model.classifier.weight.detach(), torch.stack(seen).mean(0))
 
 
+def test_only_what_can_change_is_kept_of_a_model(tiny_bert, images, processor, tmp_path):
+    """Of weights that two layers share once; of an adapter not the model below it, in memory and in a checkpoint."""
+    from safetensors.torch import load_file
+    from transformers import BertForMaskedLM, TrainerCallback
+
+    from hf_backdoor.super_fine_tuning.averaging import AVERAGE_FILE
+    from hf_backdoor.super_fine_tuning.weights import changeable
+    from hf_backdoor.tuning import load_tuning
+
+    words = BertForMaskedLM(tiny_bert[0].config)
+    assert len({id(weight) for weight in words.parameters()}) == len(changeable(words)) < len(words.state_dict())
+    for name, value in changeable(words).items():
+        assert value.data_ptr() == words.state_dict()[name].data_ptr(), "no copy"
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if averaging.average is not None:
+                self.held = sum(value.numel() for value in averaging.average.module.state_dict().values())
+
+    defense, count = load_defense("super_fine_tuning"), Count()
+    model = load_tuning("lora", r=1).apply(make_vit())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    frozen = {name: value.clone() for name, value in model.state_dict().items() if name not in changeable(model)}
+    callbacks = defense.callbacks()
+    averaging = callbacks[1]
+    trainer = defense.trainer_class()(
+        model, quick(defense, tmp_path, save_strategy="steps", save_steps=40, eval_strategy="no"),
+        train_dataset=images.select(range(64)), processing_class=processor, callbacks=[*callbacks, count],
+    )  # fmt: skip
+    trainer.train()
+    assert count.held == trained
+    stored = load_file(tmp_path / "checkpoint-40" / AVERAGE_FILE)
+    assert sum(value.numel() for name, value in stored.items() if name != "n_averaged") == trained
+    assert frozen and all(torch.equal(value, model.state_dict()[name]) for name, value in frozen.items())
+
+
 def test_an_answer_for_a_class_that_is_in_neither_sample_is_not_learnt():
     answers = torch.tensor([[0.1, 0.2, 0.7], [0.1, 0.7, 0.2]])
     expected = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])

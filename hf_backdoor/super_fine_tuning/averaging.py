@@ -11,16 +11,26 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..checkpoints import checkpoint_name
+from .weights import changeable
 
 
 AVERAGE_FILE = "averaged_weights.safetensors"
+
+
+class _Changeable(torch.nn.Module):
+    """The tensors of a model that training can change; what is loaded into it is loaded into the model."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        for name, value in changeable(model).items():
+            self.register_buffer(name.replace(".", "/"), value)
 
 
 class WeightAveragingCallback(TrainerCallback):
     """Ends training with the mean of the weights after each step of its last part (Izmailov et al. 2018, SWA).
 
     A cyclical learning rate keeps moving around a good region; the mean lies nearer its middle than the last step.
-    Under `load_best_model_at_end`, the best checkpoint is kept instead.
+    Under `load_best_model_at_end`, the best checkpoint is kept instead. Frozen weights are neither copied nor stored.
 
     Args:
         start (`float`): share of the optimizer steps after which averaging begins, in [0, 1).
@@ -39,13 +49,13 @@ class WeightAveragingCallback(TrainerCallback):
         self.average = None
         if self._began(state):
             stored = load_file(_checkpoint(args, state) / AVERAGE_FILE)
-            self.average = AveragedModel(kwargs["model"], use_buffers=True)
+            self.average = AveragedModel(_Changeable(kwargs["model"]), use_buffers=True)
             self.average.load_state_dict({name: value.to(args.device) for name, value in stored.items()})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._began(state):
-            self.average = self.average or AveragedModel(kwargs["model"], use_buffers=True)
-            self.average.update_parameters(kwargs["model"])
+            self.average = self.average or AveragedModel(_Changeable(kwargs["model"]), use_buffers=True)
+            self.average.update_parameters(_Changeable(kwargs["model"]))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.average is not None and args.should_save:
@@ -57,7 +67,7 @@ class WeightAveragingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.average is not None and not args.load_best_model_at_end:
-            kwargs["model"].load_state_dict(self.average.module.state_dict())
+            _Changeable(kwargs["model"]).load_state_dict(self.average.module.state_dict())
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

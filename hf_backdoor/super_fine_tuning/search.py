@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from .answers import counting, own_loss, scores_of
+from .weights import changeable
 
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class _Probe:
         self.ramp = min(search.ramp_steps, max(1, budget // (16 * self.repeats)))
         self.affordable_peaks = min(search.max_peaks, max(1, budget // (2 * self.ramp * self.repeats)))
         self.steps, self.moved = 0, False
-        self.weights = copy.deepcopy(model.state_dict())
+        self.weights = copy.deepcopy(changeable(model))
         self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())
         self.was_training = model.training
 
@@ -289,7 +290,7 @@ class _Probe:
 
     def restore(self) -> None:
         """Weights, optimizer and mode as they were."""
-        self.model.load_state_dict(self.weights)
+        self.model.load_state_dict(self.weights, strict=False)  # what is frozen has not moved
         self.optimizer.load_state_dict(self.optimizer_state)
         self.model.train(self.was_training)
         self.moved = False
