@@ -26,7 +26,7 @@ class Run:
 
     Args:
         key (`str`): its name, unlike all others.
-        command (`str`): `"train"` or `"purify"`.
+        command (`str`): `"train"`, `"purify"` or another.
         settings (`dict`): of the command.
         folder (`Path`): to write to.
         needs (`list`): runs that must be there first.
@@ -62,8 +62,7 @@ class Run:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.kept.unlink(missing_ok=True)
         config = self.folder.with_name(f"{self.folder.name}.yaml")
-        shared = {"output_dir": str(self.folder), "disable_tqdm": True, "overwrite": True}
-        config.write_text(yaml.safe_dump(self.settings | (self.late() if self.late else {}) | shared))
+        config.write_text(yaml.safe_dump(self.settings | (self.late() if self.late else {}) | self.output()))
         started = time.perf_counter()
         with open(self.folder.with_name(f"{self.folder.name}.log"), "w") as log:
             command = [sys.executable, "-m", "hf_backdoor.cli", self.command, "--config", str(config)]
@@ -73,7 +72,12 @@ class Run:
             return
         self._keep(time.perf_counter() - started)
 
-    def _keep(self, seconds: float) -> None:
+    def output(self) -> dict[str, Any]:
+        """Settings that change nothing in the results."""
+        return {"output_dir": str(self.folder), "disable_tqdm": True, "overwrite": True}
+
+    def kept_results(self) -> dict[str, Any]:
+        """What a table wants of what the command has left."""
         results = json.loads((self.folder / "results.json").read_text())
         measured = results.get("purified") or results.get("victim") or results.get("benign")
         names = (
@@ -90,9 +94,13 @@ class Run:
         )
         config = self.folder / "config.json"  # an adapter has none
         model_type = json.loads(config.read_text())["model_type"] if config.is_file() else None
-        kept = {name: results.get(name) for name in names}
-        kept |= {"measured": measured, "model_type": model_type, "wall_seconds": seconds}
-        write_json(self.kept, {"key": self.key, "settings_sha256": self.digest(), **self.about} | kept)
+        return {name: results.get(name) for name in names} | {"measured": measured, "model_type": model_type}
+
+    def _keep(self, seconds: float) -> None:
+        kept = self.kept_results()
+        about = {"key": self.key, "settings_sha256": self.digest(), **self.about}
+        write_json(self.kept, about | kept | {"wall_seconds": seconds})
+        measured = kept.get("measured", {})
         shares = {name: round(measured[name], 3) for name in METRICS if measured.get(name) is not None}
         print(time.strftime("%H:%M:%S"), self.key, shares, f"{seconds:.0f} s", flush=True)
 

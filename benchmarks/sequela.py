@@ -1,0 +1,213 @@
+"""Backdoor sequela: how exposed the paper's victims are after every repair, against before, and against a benign model.
+
+    python benchmarks/sequela.py --workers 2              # everything
+    python benchmarks/sequela.py --only badnets --seeds 0 # some of it; no table is written
+
+The victims are those of benchmarks/attacks.py, the repaired BadNets victims those of benchmarks/paradigms.py; what is
+missing of them is run first. Each report is kept in runs/benchmarks/sequela as soon as it is done, and repeated only if
+something that it is made of has changed. The first command ends with benchmarks/results/sequela.json and writes the
+tables of docs/sequela.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import attacks
+import paradigms
+from cells import Run, fill, run_all, share
+
+from hf_backdoor.results import describe_run, portable, write_json
+
+
+ROOT = Path(__file__).resolve().parent
+WORK = Path("runs/benchmarks/sequela")
+RESULTS = ROOT / "results" / "sequela.json"
+PAGE = ROOT.parent / "docs" / "sequela.md"
+SEEDS = (0, 1, 2)
+# On all victims; those of BadNets go through every other one, too.
+METHODS = ("sft", "fine_tuning")
+# One number of poisoned samples, and half of the other steps: a hundred models are measured.
+MEASURES = {
+    "reinjection.counts": "5",
+    "reinjection.steps": "10 20 40",
+    "reactivation.epochs": 10,
+    "stealing.steps": 150,
+}
+NAMES = ["membership", "reactivation", "reinjection", "robustness", "stealing"]
+# Title, measure and value of the columns.
+COLUMNS = {
+    "AUC, victim's data": ("membership", "members_rmia_online_auc"),
+    "AUC, repair's data": ("membership", "defense_members_rmia_online_auc"),
+    "re-injection": ("reinjection", "same_area"),
+    "another backdoor": ("reinjection", "other_area"),
+    "Retuning": ("reinjection", "retuning_asr"),
+    "QRA": ("reactivation", "reactivated_asr"),
+    "copy agrees": ("stealing", "agreement"),
+    "copy's ASR": ("stealing", "copy_asr"),
+    "PGD": ("robustness", "pgd_accuracy"),
+}
+
+
+@dataclass
+class Report(Run):
+    """A sequela report on a repaired model, beside its victim and a benign model."""
+
+    def output(self) -> dict[str, Any]:
+        return {"output": str(self.folder), "work": str(WORK / f"shared-{self.about['seed']}")}
+
+    def kept_results(self) -> dict[str, Any]:
+        results = json.loads((self.folder / "sequela.json").read_text())
+        findings = {
+            model: {
+                name: {key: measure["findings"][model][key] for key in ("values", "intervals", "notes")}
+                for name, measure in results["measures"].items()
+            }
+            for model in results["models"]
+        }
+        settings = {name: measure["settings"] for name, measure in results["measures"].items()}
+        return {
+            "findings": findings,
+            "measures": settings,
+            "seconds": {name: measure["seconds"] for name, measure in results["measures"].items()},
+            "samples": results["samples"],
+            "versions": results["versions"],
+            "hardware": results["hardware"],
+        }
+
+
+def models_of(attack: str, seed: int, options: argparse.Namespace) -> tuple[Run, Run, Callable[[str], Run]]:
+    """A victim, its benign twin, and what makes the repaired model of a method."""
+    if attack == "badnets":
+        setting = paradigms.Setting("standalone_vit", seed, options)
+        merged = paradigms.METHODS | {paradigms.THEN_FULL[0]: paradigms.THEN_FULL}
+        repaired = {run.about["method"]: run for run in setting.runs(tuple(merged)) if run.command == "purify"}
+        return setting.victim, setting.benign, repaired.__getitem__
+    benign = ("bad_encoder", "@benign", {"poisoned": False}) if attack == "bad_encoder" else ("benign",)
+    return (
+        attacks.trained(attack, seed, attacks.TEXT_MODEL),
+        attacks.trained(benign[0], seed, attacks.TEXT_MODEL, *benign[1:]),
+        lambda method: attacks.purified(attack, seed, attacks.TEXT_MODEL, method, attacks.DEFENSES[method][1]),
+    )
+
+
+def report(attack: str, method: str, seed: int, options: argparse.Namespace, needs: Iterable[Run] = ()) -> Report:
+    """The report on one repair."""
+    victim, benign, repaired = models_of(attack, seed, options)
+    after = repaired(method)
+    key = f"{attack}-{method}-{seed}"
+    settings = {
+        "before": str(victim.folder),
+        "after": str(after.folder),
+        "benign": str(benign.folder),
+        "attack_from": str(victim.folder),
+        "dataset": "fashion_mnist_mini",
+        "clean_samples": 900,
+        "seed": seed,
+        "measures": NAMES,
+        "measure_args": MEASURES,
+    }
+    about = {"attack": attack, "method": method, "seed": seed}
+    return Report(key, "sequela", settings, WORK / key, [victim, benign, after, *needs], about=about)
+
+
+def planned(options: argparse.Namespace) -> list[Report]:
+    """All reports; attacks in turn, so that two at a time have other victims."""
+    # The first one of a seed trains the shadow models that the others share.
+    first = {seed: report("badnets", "sft", seed, options) for seed in SEEDS}
+    others = [name for name in (*paradigms.METHODS, paradigms.THEN_FULL[0]) if name not in METHODS]
+    plan = [(name, method, seed) for seed in SEEDS for method in METHODS for name in attacks.PAPER]
+    plan += [("badnets", method, seed) for seed in SEEDS for method in others]
+    return [
+        first[seed] if (name, method) == ("badnets", "sft") else report(name, method, seed, options, [first[seed]])
+        for name, method, seed in plan
+    ]
+
+
+def number(values: Iterable[float | None]) -> str:
+    """Mean and standard deviation."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    return f"{mean(numbers):.2f} ± {stdev(numbers):.2f}" if len(numbers) > 1 else f"{mean(numbers):.2f}"
+
+
+def line(title: str, rows: list[dict[str, Any]], model: str) -> str:
+    """A line of a table: one model of the rows, of which each is of another seed."""
+    own = [row[model] for row in rows]
+    cells = [share(value.get(name) for value in own) for name in ("clean_accuracy", "attack_success_rate")]
+    cells += [
+        number(row["findings"][model][measure]["values"].get(value) for row in rows)
+        for measure, value in COLUMNS.values()
+    ]
+    return f"| {' | '.join([title, str(len(rows)), *cells])} |"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The victims of one attack as Markdown: mean and spread over the seeds."""
+    head = ["model", "seeds", "CA", "ASR", *COLUMNS]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    methods = dict.fromkeys(row["method"] for row in rows)
+    for title, model in (("benign model", "benign"), ("undefended", "before")):
+        lines.append(line(title, [row for row in rows if row["method"] == "sft"], model))
+    for method in methods:
+        lines.append(line(paradigms.TITLES[method], [row for row in rows if row["method"] == method], "after"))
+    return "\n".join(lines)
+
+
+def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What docs/sequela.md shows, by the name of its place there."""
+    names = dict.fromkeys(row["attack"] for row in rows)
+    return {name: table([row for row in rows if row["attack"] == name]) for name in names}
+
+
+def with_shares(row: dict[str, Any], run: Report) -> dict[str, Any]:
+    """Adds CA and ASR of the three models, which were measured when they were made."""
+    victim, benign, after = run.needs[:3]
+    own = {"before": victim.row()["measured"], "after": after.row()["measured"], "benign": benign.row()["measured"]}
+    elsewhere = benign.folder.with_name(f"{victim.folder.name}.on_benign.json")
+    if elsewhere.is_file():  # this attack's trigger on a benign model that was measured with none, or another
+        own["benign"] = json.loads(elsewhere.read_text())["measured"]
+    names = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+    return row | {model: {name: shares.get(name) for name in names} for model, shares in own.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="ATTACK", help="victims of these attacks")
+    parser.add_argument("--methods", nargs="+", help="and only these methods")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the planned seeds")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
+    parser.add_argument("--collect", action="store_true", help="run nothing; write results and tables of what is there")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of the committed results again")
+    parser.set_defaults(text_model=None, sst2=None)  # of the paradigms; no victim here is of text
+    options = parser.parse_args()
+    if options.tables:
+        fill(PAGE, tables(json.loads(RESULTS.read_text())["rows"]))
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small when the machine is busy
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    runs = planned(options)
+    chosen = [run for run in runs if not options.only or run.about["attack"] in options.only]
+    chosen = [run for run in chosen if not options.methods or run.about["method"] in options.methods]
+    chosen = [run for run in chosen if not options.seeds or run.about["seed"] in options.seeds]
+    if not options.collect:
+        run_all(chosen, options.workers)
+    if options.collect or chosen == runs:
+        missing = [run.key for run in runs if not run.done()]
+        rows = [portable(with_shares(run.row(), run)) for run in runs if run.done()]
+        if missing:
+            print(f"{len(missing)} of {len(runs)} reports are missing: {', '.join(missing)}")
+        write_json(RESULTS, describe_run("benchmarks/sequela.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
+        fill(PAGE, tables(rows))
+
+
+if __name__ == "__main__":
+    main()
