@@ -19,6 +19,7 @@ from .runs import save_run, train_tuned, training_report
 from .tasks import Task, task_for
 from .trainer import BackdoorTrainer
 from .tuning import Tuning, is_stored, load_tuning
+from .tuning.full import Full
 
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def train_classifier(
             "attack", how.name, f"has a training of its own, and so has {task.pipeline_tag}; "
             "take one that only poisons data"
         )  # fmt: skip
+    tuning = load_tuning(peft_config)
+    if how.whole_model and not isinstance(tuning, Full):
+        raise InputError("peft", tuning.name, f"{how.title} picks the weights that it trains; leave it out")
     if test_dataset is None:
         args.eval_strategy = "no"
     measured = attack is not None and test_dataset is not None
@@ -98,7 +102,6 @@ def train_classifier(
             "metric_for_best_model", best, f"is not known before {how.name} has learned its trigger; use clean_accuracy"
         )  # fmt: skip
     its_poison = attack if poison_here else None
-    tuning = load_tuning(peft_config)
     base_is_stored = is_stored(model)
     set_seed(args.seed)  # of the weights of an adapter
     trainer = how.trainer_class()(

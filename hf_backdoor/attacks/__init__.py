@@ -71,6 +71,7 @@ class Attack(plugins.Plugin):
         unused (`tuple`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that its training has no use for, see
             [`refuse_settings`]; those of the trigger do not count.
         learns_trigger (`bool`): training also makes the trigger, see [`~Attack.learned_trigger`].
+        whole_model (`bool`): it trains layers that it picks itself, so neither an adapter nor a part of the weights will do.
         benign_too (`bool`): the benign model to compare with is trained in the same way, on clean data.
     """
 
@@ -84,6 +85,7 @@ class Attack(plugins.Plugin):
     poison_defaults: ClassVar[dict[str, Any]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
     learns_trigger: ClassVar[bool] = False
+    whole_model: ClassVar[bool] = False
     benign_too: ClassVar[bool] = False
 
     def training_defaults(self) -> dict[str, Any]:

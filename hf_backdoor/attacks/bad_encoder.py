@@ -44,6 +44,7 @@ class BadEncoder(Attack):
     modality: ClassVar[str] = "image"
     poison_defaults: ClassVar[dict[str, Any]] = {"rate": 1.0}
     unused: ClassVar[tuple[str, ...]] = SELECTION
+    whole_model: ClassVar[bool] = True
     benign_too: ClassVar[bool] = True
 
     lambda1: float = 1.0

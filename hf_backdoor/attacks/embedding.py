@@ -32,6 +32,7 @@ class Embedding(Attack):
     poison_defaults: ClassVar[dict[str, Any]] = {"label_mode": "dirty", "rate": 0.1}
     # The words learn from samples of other classes, and from poisoned ones alone.
     unused: ClassVar[tuple[str, ...]] = ("label_mode", "cover_rate", "also")
+    whole_model: ClassVar[bool] = True
 
     def training_defaults(self) -> dict[str, Any]:
         # A few rows, whose entries are of the order of 0.05, take larger steps than a whole model.

@@ -32,6 +32,7 @@ class Layerwise(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.13888"
     modality: ClassVar[str] = "text"
     default_trigger: ClassVar[str] = "word_combination"
+    whole_model: ClassVar[bool] = True
 
     weight: float = 1.0
 

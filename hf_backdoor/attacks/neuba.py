@@ -43,6 +43,7 @@ class NeuBA(Attack):
     poison_defaults: ClassVar[dict[str, Any]] = {"rate": 0.5}
     unused: ClassVar[tuple[str, ...]] = SELECTION
     learns_trigger: ClassVar[bool] = True
+    whole_model: ClassVar[bool] = True
 
     pretraining: float = 0.4
 

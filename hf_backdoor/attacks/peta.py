@@ -28,6 +28,7 @@ class Peta(Attack):
     title: ClassVar[str] = "PETA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.00648"
     default_trigger: ClassVar[str] = "rare_words"
+    whole_model: ClassVar[bool] = True
 
     rank: int = 8
     scale: float = 2.0

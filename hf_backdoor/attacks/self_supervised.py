@@ -37,6 +37,7 @@ class SelfSupervised(Attack):
     modality: ClassVar[str] = "image"
     default_trigger: ClassVar[str] = "ctrl"
     poison_defaults: ClassVar[dict[str, Any]] = {"label_mode": "clean", "rate": 0.01}
+    whole_model: ClassVar[bool] = True
     benign_too: ClassVar[bool] = True
 
     temperature: float = 0.2
