@@ -195,10 +195,11 @@ class SequelaReport:
     def table(self) -> str:
         """The headline values of all models, aligned for a terminal, and what was left out."""
         names = list(self.sources)
-        lines = [["", *names, "change"]]
-        lines += [
-            [row["title"], *(row[name] for name in names), row["verdict"].strip("*")] for row in rows(self.results)
-        ]
+        columns = {"title": "", **dict(zip(names, names, strict=True)), "verdict": "against before"}
+        if "benign" in names:
+            columns["beside_benign"] = "against benign"
+        table = [columns, *rows(self.results)]
+        lines = [[row[name].replace("**", "") for name in columns] for row in table]
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
         aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         return "\n".join([*aligned, *(f"not measured: {name} ({why})" for name, why in self.left_out.items())])

@@ -15,6 +15,7 @@ from hf_backdoor.cards.sequela import model_index, section, verdict
 from hf_backdoor.cli import main
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.metrics import wilson_interval
+from hf_backdoor.results import write_json
 from hf_backdoor.sequela import Evidence, Finding, Measure
 from hf_backdoor.sequela_callback import SequelaCallback
 from hf_backdoor.sequela_report import SequelaReport
@@ -137,6 +138,26 @@ def test_a_change_is_named_where_the_intervals_do_not_touch(old, new, better, sa
     assert verdict(finding(*old), finding(*new), "share", higher_is_better=better) == said
 
 
+def test_the_section_says_in_short_where_the_model_is_more_exposed_than_before_and_than_a_benign_one():
+    def finding(share):
+        return {"values": {"share": share}, "intervals": {"share": [share - 0.05, share + 0.05]}, "notes": []}
+
+    def results(**shares):
+        measure = {"title": "A", "paper": "p", "meaning": "m", "headline": {"share": "Shares"}, "higher_is_better": [],
+                   "seconds": 1.0, "findings": {name: finding(share) for name, share in shares.items()}}  # fmt: skip
+        samples = {"members": 1, "defense_members": 1, "non_members": 1}
+        return {"models": dict.fromkeys(shares, "x"), "measures": {"a": measure}, "samples": samples}
+
+    text = section(results(before=0.9, after=0.5, benign=0.1))
+    assert (
+        "More exposed than before the repair: nothing that was measured. More exposed than a benign model: Shares."
+        in text
+    )
+    text = section(results(before=0.1, after=0.5))
+    assert "More exposed than before the repair: Shares." in text
+    assert "benign" not in text
+
+
 def test_a_measure_that_needs_the_attack_is_left_out_or_refused(evidence):
     with pytest.raises(InputError, match="needs the backdoor"):
         SequelaReport(make_vit(1), make_vit(2), evidence=evidence, measures=[Knowing()])
@@ -235,3 +256,17 @@ def test_command_line(images, processor, tmp_path, capsys):
     assert np.isclose(next(iter(stored["measures"].values()))["settings"]["samples"], 10)
     assert main([*command[:3], "--dataset", "x"]) == 2
     assert "after=None" in capsys.readouterr().err
+
+
+def test_numbers_stand_on_one_line_and_say_the_same(tmp_path):
+    content = {
+        "a": [1, -2.5e-07, 3],
+        "b": ["[\n  1\n]", 1],
+        "c": [],
+        "d": [[0.5, 1], [None, 2]],
+        "e": {"f": [float("nan")]},
+    }
+    write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text()
+    assert json.dumps(json.loads(text)) == json.dumps(content)
+    assert '"a": [1, -2.5e-07, 3],\n' in text and "    [0.5, 1],\n" in text

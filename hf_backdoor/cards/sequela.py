@@ -14,6 +14,7 @@ from .sections import CARD_FILE, merge_metadata, put_section, read_card
 SEQUELA_FILE = "sequela.json"
 SECTION = "sequela"
 PLAIN = "not measured"
+MORE = "**more exposed**"
 
 
 def _shown(finding: dict[str, Any] | None, value: str) -> str:
@@ -21,29 +22,32 @@ def _shown(finding: dict[str, Any] | None, value: str) -> str:
     if number is None:
         return PLAIN
     interval = finding["intervals"].get(value)
-    text = f"{number:.3g}"
-    return f"{text} ({interval[0]:.3g} to {interval[1]:.3g})" if interval else text
+    text = f"{number:.3f}"
+    return f"{text} ({interval[0]:.3f}-{interval[1]:.3f})" if interval else text
 
 
-def verdict(before: dict[str, Any], after: dict[str, Any], value: str, *, higher_is_better: bool) -> str:
-    """What happened to a value, in two or three words.
+def verdict(
+    before: dict[str, Any], after: dict[str, Any], value: str, *, higher_is_better: bool, same: str = "no change shown"
+) -> str:
+    """What happened to a value, or how it differs between two models, in two or three words.
 
     Args:
         before, after: findings, as in the results.
         value: name of the value.
         higher_is_better: whether a model with a higher value is less exposed.
+        same (`str`): what to say where the intervals touch.
     """
     old, new = before["values"].get(value), after["values"].get(value)
     if old is None or new is None:
         return PLAIN
     spans = [finding["intervals"].get(value) for finding in (before, after)]
     if None not in spans and max(span[0] for span in spans) <= min(span[1] for span in spans):
-        return "no change shown"
+        return same
     if old == new:
         return "unchanged"
     exposed = (new > old) != higher_is_better
     sure = "" if None not in spans else " (no interval)"
-    return ("**more exposed**" if exposed else "less exposed") + sure
+    return (MORE if exposed else "less exposed") + sure
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, str]]:
@@ -55,14 +59,28 @@ def rows(results: dict[str, Any]) -> list[dict[str, str]]:
             if all(finding["values"].get(value) is None for finding in findings.values()):
                 continue  # not a part of this look
             better = value in measure["higher_is_better"]
-            table.append(
-                {
-                    "title": title,
-                    **{name: _shown(findings.get(name), value) for name in ("before", "after", "benign")},
-                    "verdict": verdict(findings["before"], findings["after"], value, higher_is_better=better),
-                }
-            )
+            row = {name: _shown(findings.get(name), value) for name in ("before", "after", "benign")}
+            row |= {
+                "title": title,
+                "verdict": verdict(findings["before"], findings["after"], value, higher_is_better=better),
+            }
+            if "benign" in findings:
+                pair = findings["benign"], findings["after"]
+                row["beside_benign"] = verdict(*pair, value, higher_is_better=better, same="no difference shown")
+            table.append(row)
     return table
+
+
+def in_short(table: list[dict[str, str]]) -> str:
+    """What the table says, in two sentences."""
+
+    def named(column: str) -> list[str]:
+        return [row["title"] for row in table if row.get(column, "").startswith(MORE)]
+
+    said = [f"More exposed than before the repair: {'; '.join(named('verdict')) or 'nothing that was measured'}."]
+    if any("beside_benign" in row for row in table):
+        said.append(f"More exposed than a benign model: {'; '.join(named('beside_benign')) or 'nothing'}.")
+    return " ".join(said)
 
 
 def section(results: dict[str, Any], figures: dict[str, str] | None = None) -> str:
@@ -78,9 +96,11 @@ def section(results: dict[str, Any], figures: dict[str, str] | None = None) -> s
         about = {key: measure[key] for key in ("title", "paper", "meaning")}
         measures.append(about | {"notes": list(notes), "figure": (figures or {}).get(name)})
     counts = results["samples"]
+    table = rows(results)
     return render(
         "sequela.md",
-        rows=rows(results),
+        rows=table,
+        in_short=in_short(table),
         measures=measures,
         benign="benign" in results["models"],
         left_out=results.get("left_out", {}),
