@@ -15,7 +15,7 @@ from .tuning import is_adapter
 
 
 class MixingCallback(TrainerCallback):
-    """Mixes the weights before the first step; a resumed run has them mixed already.
+    """Mixes the weights before the first step, once; a resumed run has them mixed already.
 
     Args:
         base (`str`): folder or Hub id of the public model.
@@ -29,6 +29,7 @@ class MixingCallback(TrainerCallback):
         self.base, self.keep = base, keep
         self.mixed = 0
         self._public: dict[str, torch.Tensor] = {}
+        self._due = True
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Loads the public model, so that one that does not fit is found before anything is measured."""
@@ -38,11 +39,12 @@ class MixingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.global_step == 0:
-            pairs = shared_weights(kwargs["model"], self._public, self.base)
+        public, self._public = self._public, {}
+        due, self._due = self._due, False
+        if due and state.global_step == 0:
+            pairs = shared_weights(kwargs["model"], public or public_weights(self.base), self.base)
             mix(pairs, self.keep, args.seed)
             self.mixed = sum(own.numel() for own, _ in pairs)
-        self._public = {}
 
 
 def public_weights(base: str) -> dict[str, torch.Tensor]:

@@ -194,6 +194,7 @@ def purify(
     base_is_stored = loaded and is_stored(suspect) and not new_head
     with measured_cost() as probe_cost:
         if new_head:
+            defense.check_model(tuning.apply(copy.deepcopy(suspect)))  # else found only after the probe
             suspect = fit_head(suspect, args, clean, task, processing_class, probe_steps, given_columns)
     suspect = suspect.eval()
     set_seed(args.seed)  # of the weights of an adapter

@@ -118,6 +118,21 @@ def test_the_suspect_is_measured_before_and_mixed_once(images, processor, public
     assert same_weights(whole.model, resumed.model)
 
 
+def test_training_once_more_does_not_mix_once_more(images, processor, public, tmp_path):
+    defense = load_defense("fine_mixing", base=str(public), keep=0.3)
+    trainer = defense.trainer_class()(
+        make_vit(), quick(defense, tmp_path, max_steps=1, learning_rate=0.0), train_dataset=images.select(range(100)),
+        processing_class=processor, callbacks=defense.callbacks(),
+    )  # fmt: skip
+    trainer.train()
+    expected = mixed(make_vit(), public, seed=trainer.args.seed)
+    assert same_weights(trainer.model, expected)
+    told = defense.report(trainer)
+    trainer.args.seed = 1
+    trainer.train()
+    assert same_weights(trainer.model, expected) and defense.report(trainer) == told != {"mixed_weights": 0}
+
+
 def refusal(model, base):
     with pytest.raises(InputError) as failure:
         MixingCallback(str(base), 0.5).on_init_end(None, None, None, model=model)

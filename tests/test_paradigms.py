@@ -14,6 +14,7 @@ from hf_backdoor.data.sources import keep_classes
 from hf_backdoor.probing import fit_head
 from hf_backdoor.purification import default_arguments
 from hf_backdoor.tasks import task_named
+from hf_backdoor.tuning import load_tuning
 
 
 ZERO_SHOT = "zero-shot-image-classification"
@@ -303,6 +304,22 @@ def test_command_line(images, tmp_path, capsys):
     assert main([*move, "--output", str(tmp_path / "other"), "--peft", "nothing", *common]) == 2
     assert "peft='nothing'" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_what_does_not_fit_is_found_before_the_probe(images, processor, tiny_bert, tmp_path, monkeypatch):
+    from hf_backdoor import purification
+
+    make_vit().save_pretrained(tmp_path / "victim")
+    processor.save_pretrained(tmp_path / "victim")
+    tiny_bert[0].save_pretrained(tmp_path / "bert")
+    monkeypatch.setattr(purification, "fit_head", lambda *_: pytest.fail("the probe ran"))
+    mixing = load_defense("fine_mixing", base=str(tmp_path / "bert"))
+    given = {"new_head": True, "args": quick(tmp_path / "run"), "output_dir": tmp_path / "out"}
+    with pytest.raises(InputError, match="shares no weight"):
+        purify(str(tmp_path / "victim"), two_classes(images), defense=mixing, **given)
+    with pytest.raises(InputError, match="count=3.*has 2 blocks"):
+        purify(str(tmp_path / "victim"), two_classes(images), peft_config=load_tuning("last_blocks", count=3), **given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_explained(images, processor):

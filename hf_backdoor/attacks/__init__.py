@@ -71,7 +71,7 @@ class Attack(plugins.Plugin):
         unused (`tuple`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that its training has no use for, see
             [`refuse_settings`]; those of the trigger do not count.
         learns_trigger (`bool`): training also makes the trigger, see [`~Attack.learned_trigger`].
-        whole_model (`bool`): it trains layers that it picks itself, so neither an adapter nor a part of the weights will do.
+        whole_model (`bool`): it picks the weights that it trains, so that no adapter and no part of them will do.
         benign_too (`bool`): the benign model to compare with is trained in the same way, on clean data.
     """
 

@@ -14,6 +14,7 @@ from .. import plugins
 
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainerCallback
 
     from ..trainer import BackdoorTrainer
@@ -39,6 +40,16 @@ class Defense(plugins.Plugin, ABC):
             new_head (`bool`): the suspect's head is new, and knows the task from a linear probe alone.
         """
         return self
+
+    def check_model(self, model: torch.nn.Module) -> None:  # noqa: B027, most defences take any model
+        """Whether the defence can work on a model, asked before its head is probed.
+
+        Args:
+            model: as it will be trained, see [`~hf_backdoor.tuning.Tuning.apply`].
+
+        Raises:
+            InputError: it cannot.
+        """
 
     def training_defaults(self) -> dict[str, Any]:
         """`TrainingArguments` where the user says nothing."""

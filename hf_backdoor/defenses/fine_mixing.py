@@ -11,6 +11,7 @@ from .fine_tuning import FineTuning
 
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainerCallback
 
 
@@ -44,6 +45,11 @@ class FineMixing(FineTuning):
             raise InputError("base", self.base, "give the folder or Hub id of the model that the suspect was made from")
         if not 0 <= self.keep < 1:
             raise InputError("keep", self.keep, "must be in [0, 1)")
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        from ..mixing import public_weights, shared_weights
+
+        shared_weights(model, public_weights(self.base), self.base)
 
     def callbacks(self) -> list[TrainerCallback]:
         from ..mixing import MixingCallback
