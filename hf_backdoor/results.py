@@ -6,12 +6,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 
 SCHEMA_VERSION = 1
 RESULTS_FILE = "results.json"
+# A list of numbers over several lines; texts in JSON have no line breaks, so none of them is taken for one.
+BETWEEN = r",\n *"
+NUMBERS = re.compile(rf"\[\n *([-+.\dEe]+(?:{BETWEEN}[-+.\dEe]+)*)\n *\]")
 PACKAGES = ("hf_backdoor", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "huggingface_hub")
 
 
@@ -39,8 +43,9 @@ def describe_run(command: str, **fields: Any) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the whole file or nothing."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
+    """Writes the whole file or nothing; a list of numbers stands on one line."""
+    text = json.dumps(content, indent=2, sort_keys=False)
+    write_text(path, NUMBERS.sub(lambda found: f"[{', '.join(re.split(BETWEEN, found[1]))}]", text) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

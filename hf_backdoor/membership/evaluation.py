@@ -33,8 +33,9 @@ class Quality:
         values (`dict`): `auc`, `balanced_accuracy`, `tpr_at_fpr_1e-2` and `tpr_at_fpr_1e-3`; one that cannot be told
             is `None`.
         intervals (`dict`): of those that can.
-        curve (`dict`): the ROC, at most 60 steps of it, evenly spaced on a logarithmic axis: `x` the false positive
-            rates, `y` the largest true positive rate at no more than that.
+        curve (`dict`): the ROC, some 60 steps of it, evenly spaced on a logarithmic axis, and the two at
+            [`FALSE_POSITIVE_RATES`]: `x` the false positive rates, `y` the largest true positive rate at no more than
+            that.
     """
 
     values: dict[str, float | None] = field(default_factory=dict)
@@ -162,7 +163,8 @@ def evaluate(members: np.ndarray, others: np.ndarray) -> Quality:
         quality.values[tpr_name(rate)] = share = tpr_at(fpr, tpr, rate, len(others))
         if share is not None:
             quality.intervals[tpr_name(rate)] = list(wilson_interval(share, len(members)))
-    x = np.unique(np.round(np.geomspace(1, len(others), CURVE_POINTS))) / len(others)
+    told = [len(others) * rate for rate in FALSE_POSITIVE_RATES if len(others) * rate >= 1]
+    x = np.unique([*np.round(np.geomspace(1, len(others), CURVE_POINTS)), *np.floor(np.add(told, 1e-9))]) / len(others)
     y = tpr[np.searchsorted(fpr, x + 1e-12, side="right") - 1]
-    quality.curve = {"x": np.round(x, 6).tolist(), "y": np.round(y, 6).tolist()}
+    quality.curve = {"x": np.round(x, 8).tolist(), "y": np.round(y, 6).tolist()}
     return quality

@@ -80,7 +80,7 @@ class Membership(Measure):
     learns one half of all samples, of the three kinds alike: the attacker is one who holds candidates, and knows not
     which of them the model was trained on. All models of a report with one architecture share them.
 
-    The population of RMIA is the non-members.
+    The population of RMIA is the non-members. ROC curves are kept of the strongest of the attacks and of `loss`.
 
     Args:
         attacks (`tuple` of `str`): which; in text, separated by blanks.
@@ -191,8 +191,13 @@ class Membership(Measure):
                 quality = evaluate(score[samples.rows[kind]], score[samples.rows["non_members"]])
                 finding.values |= {f"{kind}_{name}_{metric}": value for metric, value in quality.values.items()}
                 finding.intervals |= {f"{kind}_{name}_{metric}": pair for metric, pair in quality.intervals.items()}
-                finding.curves[f"{kind}_{name}"] = quality.curve
+                if name in (self._strongest, "loss"):  # the one that is drawn, and the simplest
+                    finding.curves[f"{kind}_{name}"] = quality.curve
         return finding
+
+    @property
+    def _strongest(self) -> str:
+        return max(self.attacks, key=list(ATTACKS).index)
 
     def _known(self, model: PreTrainedModel, samples: Samples, evidence: Evidence) -> _Known:
         odds, learned, right, seen = [], [], [], []
@@ -259,8 +264,7 @@ class Membership(Measure):
 
     def draw(self, findings: dict[str, Finding], axes: Axes) -> bool:
         """The ROC of the strongest of the attacks, on logarithmic axes."""
-        attack = max(self.attacks, key=list(ATTACKS).index)
-        least = 1.0
+        attack, least = self._strongest, 1.0
         for name, finding in findings.items():
             for kind, style in STYLES.items():
                 curve = finding.curves.get(f"{kind}_{attack}")
