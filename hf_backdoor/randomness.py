@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 
@@ -47,3 +51,19 @@ def integers(seed: int, index: np.ndarray, high: int | np.ndarray, draws: int = 
     """
     bound = np.asarray(high)[..., None] if np.ndim(high) else high
     return (uniform(seed, index, draws) * bound).astype(np.int64)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The generators of Python, NumPy and torch start from a seed inside, and are after it as they were before."""
+    import torch
+    from transformers import set_seed
+
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            set_seed(seed)
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import tracemalloc
 from dataclasses import asdict, replace
 
@@ -227,6 +228,18 @@ def test_area_is_the_share_of_pairs_and_rates_are_counted():
         assert y == pytest.approx(tpr_at(fpr, tpr, x + 1e-6, 10**9), abs=1e-6)
 
 
+@pytest.mark.parametrize("others", [100, 1500, 2999, 7000, 10**5])
+def test_a_thinned_curve_is_exact_where_rates_are_reported(others):
+    generator = np.random.default_rng(others)
+    members, others = generator.normal(1, 2, 500), generator.normal(0, 1, others)
+    quality = evaluate(members, others)
+    assert len(quality.curve["x"]) <= 62 and quality.curve["x"][-1] == quality.curve["y"][-1] == 1
+    for rate, name in ((0.01, "tpr_at_fpr_1e-2"), (0.001, "tpr_at_fpr_1e-3")):
+        if quality.values[name] is not None:
+            allowed = [y for x, y in zip(quality.curve["x"], quality.curve["y"], strict=True) if x <= rate + 1e-9]
+            assert allowed[-1] == quality.values[name]
+
+
 def test_what_takes_more_non_members_is_not_told():
     scores = np.arange(500.0)
     values = evaluate(scores, scores[:99]).values
@@ -331,6 +344,10 @@ def test_an_overfitted_model_gives_its_members_away_and_no_others(finding):
 
 def test_a_finding_is_json_and_has_its_headline(measure, finding):
     assert json.loads(json.dumps(asdict(finding))) == asdict(finding)
+    assert set(finding.curves) == {
+        f"{kind}_{attack}" for kind in ("members", "defense_members") for attack in ("loss", "rmia_online")
+    }
+    assert len(json.dumps(asdict(finding))) < 12_000, "three of them in a report of 60 kB"
     assert measure.headline.keys() <= finding.values.keys()
     assert all(low <= finding.values[name] <= high for name, (low, high) in finding.intervals.items())
     json.dumps(measure.to_dict())
@@ -387,6 +404,14 @@ def test_interrupted_shadow_models_go_on_where_they_were(evidence, overfitted, t
     assert [path.stat().st_mtime_ns for path in sorted(folder.iterdir())[:2]] == stamps
     assert sorted(path.name for path in folder.iterdir()) == [f"{n}.safetensors" for n in range(4)]
     assert not all((whole[0].logits == other.logits).all() for other in whole[1:])
+
+
+def test_training_shadow_models_draws_no_random_number_of_anybody_else(evidence, overfitted, tmp_path):
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    there = replace(evidence, folder=tmp_path)
+    list(shadow_models(overfitted, gather(evidence, None), 1, load_measure("membership", **QUICK)._recipe, there))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
 
 def test_other_settings_samples_or_models_have_other_shadow_models(evidence, overfitted):

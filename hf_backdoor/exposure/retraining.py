@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..randomness import seeded
 from ..trainer import BackdoorTrainer
 
 
@@ -66,7 +66,9 @@ def background_trainer(
     arguments: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Iterator[BackdoorTrainer]:
-    """A trainer, at a constant learning rate, whose batches depend on the seed of the report alone.
+    """A trainer, by default at a constant learning rate, whose batches depend on the seed of the report alone.
+
+    The global random generators are after it as they were.
 
     Args:
         model: is trained.
@@ -88,7 +90,7 @@ def background_trainer(
         "report_to": [],
         **dict.fromkeys(("save_strategy", "eval_strategy", "logging_strategy"), "no"),
     }
-    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
+    with tempfile.TemporaryDirectory() as scratch, seeded(evidence.seed):
         trainer = kind(
             model,
             TrainingArguments(scratch, **settings | (arguments or {})),

@@ -11,7 +11,6 @@ import copy
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..exposure import above_zero, at_least
+from ..exposure.retraining import background_trainer
+from ..randomness import seeded
 from ..tuning import load_tuning
 from .samples import Samples, logits_of
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 VERSION = 1  # of what the stored answers depend on besides the settings
 # Of a configuration, what says where a model comes from and not how it is built.
 ORIGIN = {"_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "id2label", "label2id"}
+
+# `TrainingArguments` of all of them.
+ARGUMENTS = {"lr_scheduler_type": "linear", "warmup_steps": 0.1, "weight_decay": 0.01, "dataloader_drop_last": True}
 
 
 @dataclass(frozen=True)
@@ -146,48 +150,25 @@ def _train(
     model: PreTrainedModel, samples: Samples, learned: np.ndarray, number: int, recipe: Recipe, evidence: Evidence
 ) -> np.ndarray:
     """Trains one shadow model, and gives its logits for all samples."""
-    from transformers import TrainingArguments, set_seed
-    from transformers.trainer_callback import PrinterCallback
-
-    from ..trainer import BackdoorTrainer
-
     task, columns = type(evidence.task)(), evidence.columns
-    train = samples.dataset.select(np.flatnonzero(learned))
     seed = int(np.random.default_rng([evidence.seed, number, VERSION]).integers(2**31))
-    set_seed(seed)
-    if recipe.base:
-        shadow = task.load_to_train(recipe.base, samples.dataset, columns)
-        task.check_model(shadow, task.label_names(samples.dataset, columns))
-        shadow = load_tuning(recipe.tuning).apply(shadow)
-    else:
-        shadow = type(model)(copy.deepcopy(model.config))
-    with tempfile.TemporaryDirectory() as scratch:
-        args = TrainingArguments(
-            scratch,
-            max_steps=recipe.steps,
-            per_device_train_batch_size=min(recipe.batch_size, len(train)),
-            learning_rate=recipe.learning_rate,
-            warmup_steps=0.1,
-            weight_decay=0.01,
-            dataloader_drop_last=True,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=seed,
-        )
-        trainer = BackdoorTrainer(
-            shadow,
-            args,
-            train_dataset=train,
-            processing_class=evidence.processor,
-            task=task,
-            input_column=columns.input,
-            label_column=columns.label,
-        )
-        trainer.remove_callback(PrinterCallback)  # prints what training took, whatever the strategy
-        trainer.train()
-        return logits_of(trainer.accelerator.unwrap_model(trainer.model).eval(), samples.dataset, evidence)
+    with seeded(seed):
+        if recipe.base:
+            shadow = task.load_to_train(recipe.base, samples.dataset, columns)
+            task.check_model(shadow, task.label_names(samples.dataset, columns))
+            shadow = load_tuning(recipe.tuning).apply(shadow)
+        else:
+            shadow = type(model)(copy.deepcopy(model.config))
+        with background_trainer(
+            shadow.to(model.device),
+            evidence,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            arguments=ARGUMENTS | {"learning_rate": recipe.learning_rate, "seed": seed},
+            train_dataset=samples.dataset.select(np.flatnonzero(learned)),
+        ) as trainer:
+            trainer.train()
+            return logits_of(trainer.accelerator.unwrap_model(trainer.model).eval(), samples.dataset, evidence)
 
 
 def check_recipe(recipe: Recipe) -> None:
