@@ -12,7 +12,8 @@ from torch import nn
 
 from hf_backdoor import InputError
 from hf_backdoor.architectures import LAYERS, head_modules
-from hf_backdoor.tuning import is_adapter, load_tuning, merged, parameter_counts, tuning_names
+from hf_backdoor.cards.rendering import trained_weights
+from hf_backdoor.tuning import describe_tuning, is_adapter, load_tuning, merged, parameter_counts, tuning_names
 
 
 BLOCKS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -232,6 +233,16 @@ def test_alpha_is_twice_the_rank_and_rslora_divides_by_its_root():
     assert scaling(r=4) == 2
     assert scaling(r=4, alpha=4.0) == 1
     assert scaling(r=4, rslora=True) == 8 / math.sqrt(4)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "rora"])
+def test_results_and_cards_say_the_alpha_that_was_used(name):
+    for settings, alpha in (({"r": 4}, 8), ({"r": 4, "alpha": 1.5}, 1.5)):
+        tuning = load_tuning(name, **settings)
+        model = tuning.apply(make_vit())
+        told = describe_tuning(tuning, model, parameter_counts(model))
+        assert told["alpha"] == model.peft_config["default"].lora_alpha == alpha
+        assert f"r=4, alpha={alpha}" in trained_weights({"tuning": told})
 
 
 def test_bitfit_trains_biases_and_the_head():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..architectures import ATTENTION, FEEDFORWARD, modules_to_save, target_modules
 from ..errors import InputError
@@ -56,12 +56,20 @@ class Lora(Adapter):
         if self.modules not in MODULES:
             raise InputError("modules", self.modules, f"choose one of {', '.join(MODULES)}")
 
+    @property
+    def strength(self) -> float:
+        """`alpha`, given or not."""
+        return 2 * self.r if self.alpha is None else self.alpha
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"alpha": self.strength}
+
     def peft_config(self, model: torch.nn.Module) -> PeftConfig:
         from peft import LoraConfig
 
         return LoraConfig(
             r=self.r,
-            lora_alpha=2 * self.r if self.alpha is None else self.alpha,
+            lora_alpha=self.strength,
             lora_dropout=self.dropout,
             use_rslora=self.rslora,
             target_modules=target_modules(model, MODULES[self.modules]),
