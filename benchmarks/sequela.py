@@ -25,6 +25,7 @@ import paradigms
 from cells import Run, fill, run_all, share
 
 from hf_backdoor.results import describe_run, portable, write_json
+from hf_backdoor.sequela import load_measure
 
 
 ROOT = Path(__file__).resolve().parent
@@ -168,6 +169,14 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {name: table([row for row in rows if row["attack"] == name]) for name in names}
 
 
+def _committed(measure: str, finding: dict[str, Any]) -> dict[str, Any]:
+    """Of a finding's values those of a card, and every attack's AUC; all of them would be megabytes."""
+    headline = load_measure(measure).headline
+    values = {name: value for name, value in finding["values"].items() if name in headline or name.endswith("_auc")}
+    intervals = {name: finding["intervals"][name] for name in headline if name in finding["intervals"]}
+    return {"values": values, "intervals": intervals}
+
+
 def with_shares(row: dict[str, Any], run: Report) -> dict[str, Any]:
     """Adds CA and ASR of the three models, which were measured when they were made."""
     victim, benign, after = run.needs[:3]
@@ -176,6 +185,10 @@ def with_shares(row: dict[str, Any], run: Report) -> dict[str, Any]:
     if elsewhere.is_file():  # this attack's trigger on a benign model that was measured with none, or another
         own["benign"] = json.loads(elsewhere.read_text())["measured"]
     names = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+    row["findings"] = {
+        model: {name: _committed(name, finding) for name, finding in findings.items()}
+        for model, findings in row["findings"].items()
+    }
     return row | {model: {name: shares.get(name) for name in names} for model, shares in own.items()}
 
 

@@ -1,10 +1,12 @@
 """Figures in the documents come from the committed result files."""
 
+import importlib
 import importlib.util
 import json
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 
@@ -48,6 +50,18 @@ def test_the_tables_of_the_attacks_are_the_committed_results(monkeypatch):
     assert poisoning.tables(results["poisoning"]["image_rows"], results["poisoning"]["text_rows"]) in page
     for result in results.values():
         assert result["versions"]["torch"] and result["hardware"]["cpu"]
+
+
+@pytest.mark.parametrize("name", ["paradigms", "sequela"])
+def test_the_tables_of_a_page_are_the_committed_results(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module(name)
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    tables = benchmark.tables(results["rows"])
+    assert tables and results["versions"]["torch"] and results["hardware"]["cpu"]
+    for table in tables.values():
+        assert table in page
 
 
 def test_every_attack_has_a_recipe_and_a_place_in_the_gallery():
