@@ -33,8 +33,9 @@ WORK = Path("runs/benchmarks/sequela")
 RESULTS = ROOT / "results" / "sequela.json"
 PAGE = ROOT.parent / "docs" / "sequela.md"
 SEEDS = (0, 1, 2)
-# On all victims; those of BadNets go through every other one, too.
+# On all victims. Those of BadNets go through every other one, too: one of each kind with all seeds, the rest with one.
 METHODS = ("sft", "fine_tuning")
+OTHERS = ("linear_probe", "sft_labels", "sft_paper", "lora_16", "last_blocks")
 # One number of poisoned samples, and half of the other steps: a hundred models are measured.
 MEASURES = {
     "reinjection.counts": "5",
@@ -123,9 +124,10 @@ def planned(options: argparse.Namespace) -> list[Report]:
     """All reports; attacks in turn, so that two at a time have other victims."""
     # The first one of a seed trains the shadow models that the others share.
     first = {seed: report("badnets", "sft", seed, options) for seed in SEEDS}
-    others = [name for name in (*paradigms.METHODS, paradigms.THEN_FULL[0]) if name not in METHODS]
+    variants = [name for name in (*paradigms.METHODS, paradigms.THEN_FULL[0]) if name not in (*METHODS, *OTHERS)]
     plan = [(name, method, seed) for seed in SEEDS for method in METHODS for name in attacks.PAPER]
-    plan += [("badnets", method, seed) for seed in SEEDS for method in others]
+    plan += [("badnets", method, seed) for seed in SEEDS for method in OTHERS]
+    plan += [("badnets", method, SEEDS[0]) for method in variants]
     return [
         first[seed] if (name, method) == ("badnets", "sft") else report(name, method, seed, options, [first[seed]])
         for name, method, seed in plan
