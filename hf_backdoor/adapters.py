@@ -75,7 +75,8 @@ def load_adapter(
         allow_pickle (`bool`), revision, kwargs: as for [`~hf_backdoor.models.load_pretrained`].
 
     Raises:
-        InputError: the base model does not load, or the adapter would have more loaded than itself.
+        InputError: the base model does not load, or the adapter would have more loaded than itself; or its head is
+            neither here nor there, and no other classes are asked for.
         OSError, ValueError, KeyError, RuntimeError: the adapter does not load.
     """
     from peft import PeftConfig, PeftModel
@@ -88,7 +89,8 @@ def load_adapter(
     folder = _with_weights(source, revision, allow_pickle=allow_pickle)
     weights = load_peft_weights(str(folder), device="cpu")
     shapes = {name.removeprefix("base_model.model."): tuple(value.shape) for name, value in weights.items()}
-    if not kwargs.keys() & {"id2label", "num_labels"}:
+    new_head = bool(kwargs.keys() & {"id2label", "num_labels"})
+    if not new_head:
         kwargs |= _named_classes(source, revision)
     try:
         model = _load_base(auto_class, base, config, shapes, allow_pickle=allow_pickle, **kwargs)
@@ -98,9 +100,13 @@ def load_adapter(
             "adapter_config.json says where that is"
         ) from error  # fmt: skip
     heads = tuple(f"{name}." for name in head_modules(model))
-    unknown = [name for name in getattr(model, NEW_WEIGHTS) if name not in shapes and not name.startswith(heads)]
+    unknown = [name for name in getattr(model, NEW_WEIGHTS) if name not in shapes]
+    unknown = [name for name in unknown if not (new_head and name.startswith(heads))]
     if unknown:
-        raise InputError("model", source, f"has no {unknown[0]}, nor has its base model {base!r}; save it with them")
+        raise InputError(
+            "model", source, f"has no {unknown[0]} that fits, nor has its base model {base!r}; save it with them, by "
+            "modules_to_save"
+        )  # fmt: skip
     if heads and all(name in shapes for name, _ in model.named_parameters() if name.startswith(heads)):
         model.config.architectures = [type(model).__name__]  # the base may be a bare encoder; the head is here
     with warnings.catch_warnings():

@@ -80,7 +80,7 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
         if not is_model:
             return loaded
         model, info = loaded
-        setattr(model, NEW_WEIGHTS, sorted(info["missing_keys"]))
+        setattr(model, NEW_WEIGHTS, sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}))
         return model
     except InputError:
         raise

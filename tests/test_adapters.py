@@ -11,7 +11,14 @@ import torch
 from conftest import make_vit
 from hub_server import HubServer, Repo
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from transformers import BertConfig, BertForMaskedLM, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ResNetConfig,
+    ResNetForImageClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from hf_backdoor import InputError
 from hf_backdoor.data.columns import resolve_columns
@@ -118,8 +125,8 @@ def test_the_classes_are_counted_at_the_head_or_read_beside_it(text_adapter):
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        (["pooler.dense"], "BertForMaskedLM, which has no output for each class"),
-        (["classifier"], "has no bert.pooler.dense.bias, nor has its base"),
+        (["pooler.dense"], "has no classifier.bias that fits, nor has its base"),
+        (["classifier"], "has no bert.pooler.dense.bias that fits, nor has its base"),
     ],
 )
 def test_weights_in_neither_adapter_nor_base_are_missed(text_adapter, tmp_path, saved, message):
@@ -128,6 +135,45 @@ def test_weights_in_neither_adapter_nor_base_are_missed(text_adapter, tmp_path, 
     get_peft_model(model.unload(), config).save_pretrained(tmp_path / "part")
     with pytest.raises(InputError, match=message):
         task_named("text-classification").load_model(str(tmp_path / "part"))
+
+
+@pytest.mark.parametrize("given", [None, ["dense"], ["classifier", "classifier.dense"], ["roberta.encoder.layer.1"]])
+@pytest.mark.parametrize("kind", [None, "SEQ_CLS"])
+def test_a_head_that_a_configuration_forgets_is_trained_and_saved(given, kind, tmp_path, recwarn):
+    """Whole and once, whatever part of it is named, and with what else is named."""
+    config = RobertaConfig(vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    torch.manual_seed(0)
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    start = load_pretrained("AutoModelForSequenceClassification", str(tmp_path / "base"), num_labels=3,
+                            ignore_mismatched_sizes=True)  # fmt: skip
+    own = LoraConfig(target_modules=["query", "classifier.dense"], modules_to_save=given, task_type=kind)
+    before = own.to_dict()
+    model = disturb(load_tuning(own).apply(start))
+    assert own.to_dict() == before, "the user's configuration is left alone"
+    names = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    head = {name for name in names if ".classifier." in name}
+    assert len(head) == 4 and all(".modules_to_save." in name for name in head)
+    others = {"dense": ".intermediate.dense.", "roberta.encoder.layer.1": ".layer.1.modules_to_save."}
+    assert all(any(others[one] in name for name in names) for one in given or () if one in others)
+    told = answers(model, input_ids=torch.arange(6).reshape(1, 6))
+    model.save_pretrained(tmp_path / "adapter")
+    recwarn.clear()
+    loaded = task_named("text-classification").load_model(str(tmp_path / "adapter"))
+    assert torch.equal(told, answers(loaded, input_ids=torch.arange(6).reshape(1, 6)))
+    assert not [warning for warning in recwarn if "peft" in str(warning.filename)]
+
+
+def test_an_adapter_without_the_head_of_its_classes_is_refused(base, images, tmp_path):
+    """One of two classes on a model for four, made by other means; a new head for it is no obstacle."""
+    model = load_pretrained(IMAGES, str(base), num_labels=2, ignore_mismatched_sizes=True)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "headless")
+    (tmp_path / "headless" / "adapter_classes.json").write_text(json.dumps({"id2label": {"0": "no", "1": "yes"}}))
+    with pytest.raises(InputError, match="has no classifier.bias that fits, nor has its base.*modules_to_save"):
+        load_pretrained(IMAGES, str(tmp_path / "headless"))
+    task = task_named("image-classification")
+    two = images.filter(lambda label: label < 2, input_columns="label").remove_columns("label")
+    two = two.add_column("label", [n % 2 for n in range(len(two))])
+    assert answers(task.load_to_train(str(tmp_path / "headless"), two, resolve_columns(two.features))).shape == (3, 2)
 
 
 def test_a_data_set_of_other_classes_gets_a_new_head(adapter, images):

@@ -6,6 +6,7 @@ saved; how the weights are trained is the business of the Trainer and of the def
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -157,14 +158,30 @@ class Adapter(Tuning):
 
 @dataclass(frozen=True)
 class GivenConfig(Adapter):
-    """An adapter by a `PeftConfig` of the user."""
+    """An adapter by a `PeftConfig` of the user.
+
+    What an adapter cannot do without is trained and saved with it, whether the configuration names it or not: the head
+    above all, see [`~hf_backdoor.architectures.modules_to_save`].
+
+    Args:
+        config (`PeftConfig`): it stays as it is.
+        merge: as for [`Adapter`].
+    """
 
     title: ClassVar[str] = "PEFT"
 
     config: Any = None
 
     def peft_config(self, model: torch.nn.Module) -> PeftConfig:
-        return self.config
+        from ..architectures import modules_to_save
+
+        config = copy.deepcopy(self.config)
+        ends = tuple(config.modules_to_save or ())  # PEFT takes a name for the end of one
+        given = [name for name, _ in model.named_modules() if name.endswith(ends)]
+        every = list(dict.fromkeys([*modules_to_save(model), *given]))
+        # It cannot save a module twice, as a part of another one too.
+        config.modules_to_save = [name for name in every if not name.startswith(tuple(f"{one}." for one in every))]
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         import json
