@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import re
 import shutil
 import subprocess
 import tempfile
@@ -35,9 +36,9 @@ def page(folder: Path, section: str | None) -> str:
     """HTML of the card of a model's folder, or of one of its sections."""
     card = (folder / "README.md").read_text(encoding="utf-8")
     tags = "".join(f'<span class="tag">{html.escape(str(tag))}</span>' for tag in read_metadata(card).get("tags", []))
-    text = card[body_start(card) :]
+    text = re.sub(r"<!--.*?-->\n?", "", card[body_start(card) :], flags=re.S)
     if section is not None:
-        text, tags = sections(text)[section], ""
+        text, tags = sections(card)[section], ""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     base = folder.resolve().as_uri()
     return f'<!doctype html><base href="{base}/"><meta charset="utf-8"><style>{STYLE}</style>{tags}{body}'

@@ -185,8 +185,7 @@ def test_what_is_left_out_by_default_is_said_with_the_reason(evidence, images, t
         SequelaReport(make_vit(1), make_vit(2), evidence=evidence)
 
 
-@pytest.mark.parametrize("quiet", [True, False])
-def test_a_quiet_report_shows_no_bars_and_leaves_them_as_they_were(evidence, capfd, quiet):
+def test_measures_show_no_bars_of_the_libraries_and_leave_them_as_they_were(evidence, capfd):
     import datasets
     from datasets.utils import are_progress_bars_disabled
     from huggingface_hub import utils as of_hub
@@ -199,11 +198,11 @@ def test_a_quiet_report_shows_no_bars_and_leaves_them_as_they_were(evidence, cap
         evidence.non_members.map(lambda row: {"more": 1}, load_from_cache_file=False)
         return "examples/s" in capfd.readouterr().err
 
-    evidence.quiet = quiet
     before = states()
+    assert bars()
     with pytest.raises(KeyError), evidence.hushed():
-        assert bars() != quiet
-        assert states() == ((True, True, False) if quiet else before)
+        assert not bars()
+        assert states() == (True, True, False)
         raise KeyError
     assert states() == before
     datasets.disable_progress_bars()
@@ -236,6 +235,37 @@ def test_callback_compares_end_with_start(evidence, images, processor, arguments
     assert found["before"]["values"] == expected
     assert (tmp_path / "run" / "sequela.json").is_file()
     assert "## Backdoor sequela" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_callback_refuses_before_anything_is_trained(evidence, images, processor, arguments):
+    from hf_backdoor import BackdoorTrainer
+
+    trainer = BackdoorTrainer(
+        make_vit(1), arguments(max_steps=10**6), train_dataset=images, processing_class=processor,
+        callbacks=[SequelaCallback(evidence, measures=["reactivation"])],
+    )  # fmt: skip
+    with pytest.raises(InputError, match="needs the backdoor"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_adapters_that_are_given_stay_adapters(evidence, tiny_bert):
+    from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+    adapter = get_peft_model(make_vit(2), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    kept = {name: value.clone() for name, value in adapter.state_dict().items()}
+    found = SequelaReport(make_vit(1), adapter, evidence=evidence, measures=[FirstClass()]).run()
+    assert kept.keys() == adapter.state_dict().keys()
+    assert all(torch.equal(kept[name], value) for name, value in adapter.state_dict().items())
+    evidence.folder = evidence.folder / "other"
+    merged = SequelaReport(make_vit(1), adapter.merge_and_unload(), evidence=evidence, measures=[FirstClass()]).run()
+    first, second = (
+        results["measures"][FirstClass().name]["findings"]["after"]["values"] for results in (found, merged)
+    )
+    assert first == second
+    prompt = get_peft_model(tiny_bert[0], PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
+    with pytest.raises(InputError, match="cannot be merged"):
+        SequelaReport(make_vit(1), prompt, evidence=evidence, measures=[FirstClass()])
 
 
 def test_command_line(images, processor, tmp_path, capsys):

@@ -15,6 +15,7 @@ SEQUELA_FILE = "sequela.json"
 SECTION = "sequela"
 PLAIN = "not measured"
 MORE = "**more exposed**"
+HYPHEN = "\N{NON-BREAKING HYPHEN}"
 
 
 def _shown(finding: dict[str, Any] | None, value: str) -> str:
@@ -23,7 +24,7 @@ def _shown(finding: dict[str, Any] | None, value: str) -> str:
         return PLAIN
     interval = finding["intervals"].get(value)
     text = f"{number:.3f}"
-    return f"{text} ({interval[0]:.3f}-{interval[1]:.3f})" if interval else text
+    return f"{text} ({interval[0]:.3f}{HYPHEN}{interval[1]:.3f})" if interval else text
 
 
 def verdict(

@@ -41,7 +41,7 @@ class Evidence:
         folder (`Path`): for what is expensive and shared by the models, such as shadow models, so that a report that
             was interrupted goes on.
         batch_size (`int`): of forward passes.
-        quiet (`bool`): no progress bars, of the data sets neither, see [`~Evidence.hushed`].
+        quiet (`bool`): no progress bars.
     """
 
     task: Task
@@ -58,17 +58,14 @@ class Evidence:
 
     @contextmanager
     def hushed(self) -> Iterator[None]:
-        """If `quiet`, no progress bars of datasets, transformers and huggingface_hub inside; as they were after it.
+        """No progress bars of datasets, transformers and huggingface_hub inside; as they were after it.
 
-        Bars that somebody forces by an environment variable stay.
+        A report shows how far it is by bars of its own. Bars that somebody forces by an environment variable stay.
         """
         import datasets.utils
         import huggingface_hub.utils
         import transformers.utils.logging as of_transformers
 
-        if not self.quiet:
-            yield
-            return
         shown = [
             module for module in (datasets.utils, huggingface_hub.utils) if not module.are_progress_bars_disabled()
         ]
