@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ from .models import label_maps
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
 from .results import describe_run, local_name, portable
-from .runs import measured_cost, save_run, train_tuned, training_report
+from .runs import measured_cost, push_run, save_run, train_tuned, training_report
+from .sequela import Evidence, Measure
+from .sequela_report import SequelaReport
 from .tasks import Task, task_for
 from .tuning import Tuning, is_stored, load_tuning
 
@@ -40,16 +43,19 @@ class Purification:
         model (`PreTrainedModel`): the purified model.
         results (`dict`): everything that was measured, as in `results.json`.
         output_dir (`Path`, *optional*): where the model, its processor, the results and the card are.
+        sequela ([`~hf_backdoor.sequela_report.SequelaReport`], *optional*): if it was asked for.
     """
 
     model: PreTrainedModel
     results: dict[str, Any]
     output_dir: Path | None
+    sequela: SequelaReport | None = None
 
     def table(self) -> str:
         """What was measured before and after, for a terminal."""
         measured = {"before": self.results["suspect"], "after": self.results["purified"]}
-        return measures_table(measured) if self.results["purified"] else "Nothing was measured: there is no test set."
+        table = measures_table(measured) if self.results["purified"] else "Nothing was measured: there is no test set."
+        return f"{table}\n\n{self.sequela.table()}" if self.sequela else table
 
 
 def check_output(output_dir: str | Path, *, overwrite: bool, resuming: bool = False) -> Path:
@@ -112,6 +118,8 @@ def purify(
     data_name: str | None = None,
     overwrite: bool = False,
     allow_pickle: bool = False,
+    sequela: bool | Sequence[Measure | str] = False,
+    suspect_data: Dataset | None = None,
 ) -> Purification:
     """Removes a backdoor that may be hidden in a model, by training it on clean data.
 
@@ -144,6 +152,11 @@ def purify(
         data_name (`str`, *optional*): of the clean data, for the card.
         overwrite (`bool`): write into a folder that has content.
         allow_pickle (`bool`): load weights that are stored as pickles only.
+        sequela (`bool`, or measures): measure what the repair did to other weaknesses, and add it to the card; needs
+            `test_dataset` and `output_dir`. `True` takes a quick look; for others, see
+            [`~hf_backdoor.sequela_report.SequelaReport`].
+        suspect_data (`Dataset`, *optional*): clean samples that the suspect was trained on, as far as known, for the
+            sequela alone.
 
     Raises:
         InputError: the model, the data and the settings do not fit together. Nothing has been written then.
@@ -164,6 +177,10 @@ def purify(
         output_dir = check_output(output_dir, overwrite=overwrite, resuming=resuming)
     if attack is not None and test_dataset is None:
         raise InputError("attack", attack.trigger.name, "needs a test_dataset to be measured on")
+    if sequela and test_dataset is None:
+        raise InputError("sequela", sequela, "is measured on a test set; give test_dataset (--test_dataset)")
+    if sequela and output_dir is None:
+        raise InputError("sequela", sequela, "is written beside the model; give output_dir")
     clean = _load_clean(clean_dataset, input_column, label_column)
     columns = resolve_columns(clean.features, input_column, label_column)
     task = task_for(columns, task)
@@ -210,6 +227,25 @@ def purify(
         **given_columns,
         **defense.trainer_kwargs(),
     )
+
+    def report_on(repaired: PreTrainedModel) -> SequelaReport:
+        evidence = Evidence(
+            task=task,
+            processor=processing_class,
+            columns=columns,
+            members=clean.select([]) if suspect_data is None else suspect_data,
+            defense_members=clean,
+            non_members=test_dataset,
+            attack=attack,
+            seed=args.seed,
+            folder=output_dir / "sequela",
+            batch_size=args.per_device_eval_batch_size,
+            quiet=args.disable_tqdm,
+        )
+        measures = None if sequela is True else list(sequela)
+        return SequelaReport(suspect, repaired, evidence=evidence, measures=measures, quick=sequela is True)
+
+    report = report_on(trainer.model) if sequela else None  # what cannot be measured is refused before the training
     before = measure(trainer)
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
     after = measure(trainer)
@@ -245,7 +281,12 @@ def purify(
     if output_dir is not None:
         illustrated = attacked is not None and not columns.captions
         save_run(trainer, purified, output_dir, processing_class, results, examples if illustrated else None)
-    return Purification(purified, results, output_dir)
+        if sequela:
+            report = report_on(purified)
+            report.run()
+            report.write(output_dir)
+        push_run(trainer, output_dir)
+    return Purification(purified, results, output_dir, report)
 
 
 def default_arguments(defense: Defense, output_dir: str | Path, **settings: Any) -> TrainingArguments:

@@ -113,8 +113,6 @@ def save_run(
 ) -> None:
     """Writes model, processor, `results.json` and card, in one process, and lets the others wait.
 
-    With `push_to_hub` among the trainer's arguments, they go to the Hub, too; see [`~hf_backdoor.hub.push_model`].
-
     Args:
         trainer: that made the model.
         model: what to save; an adapter with the names of its classes.
@@ -122,12 +120,8 @@ def save_run(
         processing_class: image processor or tokenizer.
         results: of the run.
         examples (*optional*): makes the examples of the card.
-
-    Raises:
-        InputError: it could not be pushed; everything is in the folder then.
     """
     from .adapters import save_classes
-    from .hub import push_model
 
     if trainer.is_world_process_zero():
         for stale in [path for pattern in WEIGHTS for path in folder.glob(pattern)]:
@@ -144,6 +138,16 @@ def save_run(
         write_json(folder / RESULTS_FILE, results)
         write_card(folder, results, examples() if examples is not None else None)
     trainer.accelerator.wait_for_everyone()
+
+
+def push_run(trainer: BackdoorTrainer, folder: Path) -> None:
+    """Pushes what a run ended with, if the trainer's arguments have `push_to_hub`; see [`~hf_backdoor.hub.push_model`].
+
+    Raises:
+        InputError: it could not be pushed; everything is in the folder.
+    """
+    from .hub import push_model
+
     if trainer.args.push_to_hub and trainer.is_world_process_zero():
         push_model(
             folder,

@@ -29,6 +29,9 @@ class SequelaCallback(TrainerCallback):
         measures (*optional*): see [`SequelaReport`].
         benign (*optional*): a benign model, or where it is.
 
+    Raises:
+        InputError: when training begins; see [`SequelaReport`].
+
     Example:
 
     ```python
@@ -49,6 +52,7 @@ class SequelaCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
+        self._report(model, model, args)  # what cannot be measured is refused before anything is trained
         if state.is_world_process_zero and self.before is None:
             self.before = copy.deepcopy(model).cpu()
 
@@ -57,13 +61,12 @@ class SequelaCallback(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
+        report = self._report(self.before, copy.deepcopy(model), args)
+        self.results = report.run()
+        report.write(args.output_dir)
+
+    def _report(self, before: PreTrainedModel, after: PreTrainedModel, args: TrainingArguments) -> SequelaReport:
         evidence = self.evidence
         if evidence.folder == Path("sequela"):
             evidence = replace(evidence, folder=Path(args.output_dir) / "sequela")
-        was_training = model.training
-        report = SequelaReport(
-            self.before, copy.deepcopy(model), self.benign, evidence=evidence, measures=self.measures
-        )
-        self.results = report.run()
-        report.write(args.output_dir)
-        model.train(was_training)
+        return SequelaReport(before, after, self.benign, evidence=evidence, measures=self.measures)

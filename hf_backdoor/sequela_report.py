@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from .errors import InputError
 from .results import describe_run, local_name, portable, write_json
 from .runs import measured_cost
 from .sequela import Evidence, Finding, Measure, load_measure, measure_names, quick_measures
+from .tuning import is_adapter, merged
 
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class SequelaReport:
 
     Args:
         before, after (`PreTrainedModel` or `str`): the suspect and what came out of the repair, or their folders or Hub
-            ids.
+            ids. Weights of models that are given are not changed; they are in evaluation mode afterwards.
         benign (*optional*): the same kind of model without a backdoor, to compare with.
         evidence ([`~hf_backdoor.sequela.Evidence`]): data and settings that all measures share.
         measures: names, or [`~hf_backdoor.sequela.Measure`] objects; all that the evidence suffices for when not given.
@@ -40,7 +42,8 @@ class SequelaReport:
         left_out (`dict`): where `measures` are not given, those that are not taken, and why.
 
     Raises:
-        InputError: a measure cannot be taken on this evidence, or none can, or a model does not fit the task.
+        InputError: a measure cannot be taken on this evidence, or none can, or a model does not fit the task; or there
+            are several processes.
 
     Example:
 
@@ -66,6 +69,7 @@ class SequelaReport:
         self.left_out: dict[str, str] = {}
         self.measures = self._chosen(measures, quick)
         self.sources = {name: model for name, model in given.items() if model is not None}
+        self._check()
         self.results: dict[str, Any] | None = None
 
     def _chosen(self, measures: Sequence[Measure | str] | None, quick: bool) -> list[Measure]:
@@ -91,9 +95,16 @@ class SequelaReport:
             self.left_out |= {name: "no part of a quick look" for name in measure_names() if name not in names}
         return possible
 
-    def _load(self) -> dict[str, PreTrainedModel]:
-        from .tuning import merged
+    def _check(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            processes = torch.distributed.get_world_size()
+            if processes > 1:
+                raise InputError("processes", processes, "sequela are measured by one; run `hf-backdoor sequela` later")
+        for model in self.sources.values():
+            if is_adapter(model) and not hasattr(model, "merge_and_unload"):
+                merged(model)  # says why it cannot be
 
+    def _load(self) -> dict[str, PreTrainedModel]:
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
         task, evidence = self.evidence.task, self.evidence
         names = task.label_names(evidence.non_members, evidence.columns)
@@ -101,6 +112,8 @@ class SequelaReport:
         for name, source in self.sources.items():
             model = task.load_model(source) if isinstance(source, str) else source
             task.check_model(model, names)
+            if is_adapter(model) and model is source:
+                model = copy.deepcopy(model)  # merging changes it
             models[name] = merged(model).to(device).eval()
         return models
 

@@ -15,7 +15,7 @@ from .measuring import measure
 from .metrics import METRICS
 from .poisoning import PoisonConfig, triggered
 from .results import describe_run, local_name, portable
-from .runs import save_run, train_tuned, training_report
+from .runs import push_run, save_run, train_tuned, training_report
 from .tasks import Task, task_for
 from .trainer import BackdoorTrainer
 from .tuning import Tuning, is_stored, load_tuning
@@ -139,4 +139,5 @@ def train_classifier(
         log=trainer.state.log_history,
     )
     save_run(trainer, trainer.model, folder, processing_class, results)
+    push_run(trainer, folder)
     return results

@@ -111,6 +111,16 @@ def test_purify_needs_no_more_than_model_data_and_output(data, victim, tmp_path)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["purified"] is None
 
 
+def test_purify_takes_a_look_at_sequela(data, victim, tmp_path, capsys):
+    arguments = ["--model", victim, "--dataset", data, "--output", tmp_path / "out", "--max_steps", 40, "--use_cpu"]
+    parts = ["--sequela", "--clean_samples", 100, "--suspect_split", "train"]
+    assert run("purify", *arguments, *parts, "--eval_strategy", "no", "--defense", "fine_tuning") == 0
+    assert "Accuracy under PGD" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "out" / "sequela.json").read_text())
+    assert stored["samples"] == {"members": 200, "defense_members": 100, "non_members": 100}
+    assert "## Backdoor sequela" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_text(sentences, tiny_bert, tmp_path):
     model, tokenizer = tiny_bert
     for part in (model, tokenizer):
@@ -193,6 +203,8 @@ def purifying(*arguments):
         (purifying("--dataset", "DATA"), "model=None: name the suspect model"),
         (("evaluate", "--dataset", "DATA"), "model=None: name a model"),
         (("card", "--model", "DATA"), "has no readable results.json"),
+        (purifying("--model", "VICTIM", "--dataset", "TEN", "--sequela"), "sequela=True: is measured on a test set"),
+        (purifying("--model", "VICTIM", "--dataset", "DATA", "--suspect_split", "train"), "pass --sequela"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_nothing_is_written(arguments, message, data, victim, images, tmp_path, capsys):

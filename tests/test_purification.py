@@ -8,6 +8,7 @@ from conftest import make_vit, same_weights
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_defense, load_trigger, purify, split_off
 from hf_backdoor.defenses import defense_names
 from hf_backdoor.purification import default_arguments
+from hf_backdoor.sequela import quick_measures
 from hf_backdoor.super_fine_tuning.distillation import SelfDistillationTrainer, consistent_answers
 from hf_backdoor.super_fine_tuning.perturbations import DENSE_SIZES, SPARSE_AREAS, UniversalPerturbations
 
@@ -196,3 +197,40 @@ def test_bad_input_is_explained(images, processor, tmp_path):
     with pytest.raises(InputError, match="numbers the same classes differently"):
         swapped = make_vit(classes=("north east", "north west", "south west", "south east"))
         purify(swapped, images, processing_class=processor)
+
+
+def test_sequela_are_measured_after_it_and_stand_on_its_card(images, processor, tmp_path):
+    clean, test = images.select(range(200)), images.select(range(200, 300))
+    shared = {"processing_class": processor, "test_dataset": test}
+
+    def run(folder, **more):
+        args = quick(
+            load_defense("fine_tuning"), tmp_path / folder, disable_tqdm=True, eval_strategy="no", max_steps=10
+        )
+        return purify(
+            make_vit(), clean, output_dir=tmp_path / folder, defense="fine_tuning", args=args, **shared, **more
+        )
+
+    plain, seen = run("plain"), run("seen", sequela=True, suspect_data=images.select(range(300, 400)))
+    assert same_weights(plain.model, seen.model) and plain.sequela is None
+    card = (tmp_path / "seen" / "README.md").read_text()
+    assert "purified with hf_backdoor" in card and card.count("## Backdoor sequela") == 1
+    assert seen.sequela.results["samples"] == {"members": 100, "defense_members": 200, "non_members": 100}
+    assert set(seen.sequela.results["measures"]) == {measure.name for measure in quick_measures()}
+    assert "Accuracy under PGD" in seen.table() and (tmp_path / "seen" / "sequela.json").is_file()
+    some = run("some", sequela=["robustness"]).sequela.results
+    assert set(some["measures"]) == {"robustness"} and some["samples"]["members"] == 0
+
+
+def test_sequela_without_what_they_need_are_refused_before_anything_is_trained(images, processor, tmp_path):
+    clean = images.select(range(200))
+    args = quick(load_defense("fine_tuning"), tmp_path / "out", max_steps=10**6)
+    shared = {"processing_class": processor, "defense": "fine_tuning", "args": args}
+    with pytest.raises(InputError, match="give test_dataset"):
+        purify(make_vit(), clean, output_dir=tmp_path / "out", sequela=True, **shared)
+    shared["test_dataset"] = images.select(range(200, 300))
+    with pytest.raises(InputError, match="give output_dir"):
+        purify(make_vit(), clean, sequela=True, **shared)
+    with pytest.raises(InputError, match="reactivation needs the backdoor"):
+        purify(make_vit(), clean, output_dir=tmp_path / "out", sequela=["reactivation"], **shared)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..config import plugin_settings
 from ..data import class_names, load_data, pick_split, resolve_columns
 from ..data.columns import holds_captions
-from ..data.sources import keep_classes, with_class_labels
+from ..data.sources import keep_classes, split_off, with_class_labels
 from ..errors import InputError
 from ..plugins import as_yaml
 from ..results import RESULTS_FILE, is_path
@@ -72,6 +72,16 @@ class DataOptions:
         label = resolve_columns(next(iter(data.values())).features, **self.columns()).label
         data = with_class_labels(data, label)
         return keep_classes(data, label, self.classes) if self.classes else data
+
+
+def clean_part(dataset: Dataset, samples: int | None, seed: int, label_column: str) -> tuple[Dataset, Dataset]:
+    """What a victim and what a repair gets of a data set: the rest and `--clean_samples`, or both all of it.
+
+    A number as large as the data set is all of it, too.
+    """
+    if samples is None or samples >= len(dataset):
+        return dataset, dataset
+    return split_off(dataset, samples, seed, label_column)
 
 
 def test_set(data: DatasetDict, split: str | None, *, required: bool = False) -> Dataset | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
 from ..probing import PROBE_STEPS
-from .options import AttackOptions, DataOptions, TaskOptions, TuningOptions, option, test_set
+from .options import AttackOptions, DataOptions, TaskOptions, TuningOptions, clean_part, option, test_set
 
 
 @dataclass
@@ -30,10 +30,16 @@ class PurifyOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     probe_steps: int = option(PROBE_STEPS, "Optimizer steps of that probe.")
     allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")
     overwrite: bool = option(False, "Write into a folder that has content.")
+    sequela: bool = option(
+        False, "Take a quick look at what the repair did to other weaknesses, too; `hf-backdoor sequela` measures more."
+    )
+    suspect_split: str | None = option(
+        None, "With --sequela: split of --dataset that the suspect was trained on, if known, but for --clean_samples."
+    )
 
 
 def main(argv: list[str]) -> None:
-    from ..data import pick_split, resolve_columns, split_off
+    from ..data import pick_split, resolve_columns
     from ..defenses import load_defense
     from ..purification import PURIFICATION_DEFAULTS, purify
     from .training_options import TrainerOptions
@@ -48,8 +54,15 @@ def main(argv: list[str]) -> None:
     data = options.load()
     clean = pick_split(data, options.clean_split, ("train",), "clean_split")
     columns = resolve_columns(clean.features, **options.columns())
-    if options.clean_samples is not None and options.clean_samples < len(clean):
-        _, clean = split_off(clean, options.clean_samples, args.seed, columns.label)
+    whole = clean
+    rest, clean = clean_part(whole, options.clean_samples, args.seed, columns.label)
+    suspect_data = None
+    if options.suspect_split is not None:
+        if not options.sequela:
+            raise InputError("suspect_split", options.suspect_split, "serves to measure sequela; pass --sequela")
+        suspect_data = pick_split(data, options.suspect_split, (), "suspect_split")
+        if suspect_data is whole:  # what the suspect had before --clean_samples were taken
+            suspect_data = rest
     tests = options.load(options.test_dataset) if options.test_dataset else data
     test = test_set(tests, options.test_split, required=options.test_dataset is not None)
     attack = options.poison_config(clean, columns.label, args.seed) if options.measures_attack else None
@@ -68,6 +81,8 @@ def main(argv: list[str]) -> None:
         data_name=options.dataset,
         overwrite=options.overwrite,
         allow_pickle=options.allow_pickle,
+        sequela=options.sequela,
+        suspect_data=suspect_data,
         **options.columns(),
     )
     if args.process_index == 0:

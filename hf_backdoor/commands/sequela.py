@@ -12,7 +12,7 @@ from typing import Any
 from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
 from ..sequela import Measure, load_measure, measure_names
-from .options import AttackOptions, DataOptions, TaskOptions, option
+from .options import AttackOptions, DataOptions, TaskOptions, clean_part, option
 
 
 @dataclass
@@ -55,7 +55,7 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
 
 
 def main(argv: list[str]) -> None:
-    from ..data import pick_split, resolve_columns, split_off
+    from ..data import pick_split, resolve_columns
     from ..sequela import Evidence
     from ..sequela_report import SequelaReport
 
@@ -70,9 +70,7 @@ def main(argv: list[str]) -> None:
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
     columns = resolve_columns(train.features, **options.columns())
-    members, defense_members = train, train
-    if options.clean_samples is not None and options.clean_samples < len(train):
-        members, defense_members = split_off(train, options.clean_samples, options.seed, columns.label)
+    members, defense_members = clean_part(train, options.clean_samples, options.seed, columns.label)
     attack = options.poison_config(train, columns.label, options.seed) if options.measures_attack else None
     task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
     report = SequelaReport(
