@@ -24,6 +24,7 @@ def measure(trainer: BackdoorTrainer) -> dict[str, Any] | None:
 
     Returns:
         The shares by name, and under `intervals` their 95 % Wilson intervals; `None` without a test set.
+        Those of the task, see [`~hf_backdoor.tasks.Task.measures`], come after them, without intervals.
         The attack's two measures are `None` without a triggered set; with one, `triggered_predictions` are how many of
         it went to each class.
     """
@@ -34,7 +35,9 @@ def measure(trainer: BackdoorTrainer) -> dict[str, Any] | None:
     sizes["clean_accuracy"] = len(trainer.eval_dataset)
     shares = {name: metrics.get(f"eval_{name}") for name in METRICS}
     intervals = {name: list(wilson_interval(share, sizes[name])) for name, share in shares.items() if share is not None}
-    measured = {**shares, "loss": metrics["eval_loss"], "intervals": intervals, "samples": sizes}
+    known = trainer.task.more_measures if trainer.task is not None else ()
+    more = {name: metrics[f"eval_{name}"] for name in known if f"eval_{name}" in metrics}
+    measured = {**shares, **more, "loss": metrics["eval_loss"], "intervals": intervals, "samples": sizes}
     if trainer.triggered_dataset is not None and trainer.task is not None and not trainer.columns.captions:
         counts = np.bincount(
             trainer.triggered_predictions,

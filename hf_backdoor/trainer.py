@@ -158,9 +158,9 @@ class BackdoorTrainer(ReliableCheckpoints):
                 return (loss, {}) if return_outputs else loss
         if not self._task_has_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        logits = self.task.logits(self.accelerator.unwrap_model(model), inputs)
-        loss = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"])
-        return (loss, {"logits": logits}) if return_outputs else loss
+        outputs = self.task.outputs(self.accelerator.unwrap_model(model), inputs)
+        loss = torch.nn.functional.cross_entropy(outputs["logits"].float(), inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
 
     def training_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor | None:
         """The mean loss of a training batch, where it is not the model's own; a subclass sets it, or the task."""
@@ -309,6 +309,9 @@ class BackdoorTrainer(ReliableCheckpoints):
         if logits.ndim == 2:
             # Trainer averages batch means, and counts the samples that pad the last round of processes.
             output.metrics[f"{metric_key_prefix}_loss"] = mean_cross_entropy(logits, output.label_ids)
+        if self.task is not None:
+            more = self.task.measures(output.predictions, dataloader.dataset)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in more.items()})
         if self._triggered_pass_due:
             self._triggered_pass_due = False
             attack = self.attack_metrics(ignore_keys)

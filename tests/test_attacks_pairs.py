@@ -207,6 +207,37 @@ def test_measures_of_captions_are_retrieval(pairs, arguments):
     assert 0 <= other["other_clean_accuracy"] <= 1
 
 
+def test_recall_at_1_is_measured_both_ways_whatever_the_attack(pairs, images, arguments, tmp_path):
+    """Against the model's own similarities, image by image; equal captions are one, and no caption is no question."""
+    rows = pairs.select(range(24)).to_dict() | {"caption": [*pairs["caption"][:22], "", ""]}
+    data = Dataset.from_dict(rows, features=pairs.features)
+    model, processor = make_clip([*data.unique("caption"), "basketball"])
+    args = arguments(max_steps=30, learning_rate=3e-3)
+    config = PoisonConfig(load_trigger("badnets", size=3), target_label="banana")
+    given = {"args": args, "processing_class": processor, "task": TASK, "test_dataset": data}
+    results = train_classifier(model, train_dataset=pairs, attack=config, **given)["victim"]
+    texts = list(dict.fromkeys(data["caption"][:22]))
+    pictures = [picture.convert("RGB") for picture in data["image"][:22]]
+    inputs = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        scores = model.eval()(**inputs).logits_per_image.numpy()
+    to_text = np.mean(
+        [texts[best] == caption for best, caption in zip(scores.argmax(1), data["caption"], strict=False)]
+    )
+    to_image = np.mean([data["caption"][best] == text for best, text in zip(scores.argmax(0), texts, strict=True)])
+    assert results["recall_at_1_image_to_text"] == pytest.approx(to_text)
+    assert results["recall_at_1_text_to_image"] == pytest.approx(to_image)
+    assert 0 < to_text < 1 and 0 < to_image < 1
+    trainer = BackdoorTrainer(model, args, eval_dataset=data, processing_class=processor, task=TASK)
+    metrics = trainer.evaluate()
+    assert metrics["eval_recall_at_1_image_to_text"] == pytest.approx(to_text)
+    assert metrics["eval_recall_at_1_text_to_image"] == pytest.approx(to_image)
+    of_classes = BackdoorTrainer(
+        model, args, eval_dataset=images.select(range(8)), processing_class=processor, task=TASK
+    )
+    assert not any("recall" in name for name in of_classes.evaluate()), "classes are no pairs"
+
+
 def test_accumulated_batches_are_a_mean_of_their_own_losses(images, arguments):
     """Samples are compared within a micro-batch alone, so that accumulation is not one large batch."""
     settings = {

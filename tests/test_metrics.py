@@ -9,6 +9,7 @@ from hf_backdoor.metrics import (
     METRICS,
     attack_success_rate,
     clean_accuracy,
+    recall_at_1,
     robust_accuracy,
     wilson_interval,
 )
@@ -54,3 +55,20 @@ def test_wilson_interval_of_a_published_example():
     assert (round(low, 3), round(high, 3)) == (0.299, 0.701)
     assert wilson_interval(0.0, 10)[0] == pytest.approx(0, abs=1e-12)
     assert wilson_interval(1.0, 10)[1] == pytest.approx(1)
+
+
+def test_recall_at_1_by_hand():
+    """Four images with two captions, and a third that none has; a tie counts by its chance."""
+    captions = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    images = np.array([[0.8, 0.6], [0.6, 0.8], [0.96, 0.28], [0.5**0.5, 0.5**0.5]])
+    of_images = np.array([0, 1, 1, 0])
+    # Nearest captions: the first, the second, the first (wrong), and the first or the second (half).
+    assert recall_at_1(images, captions, of_images, np.arange(3)) == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    # Nearest images: the third (wrong), the second (right), the second (wrong: no image has that caption).
+    assert recall_at_1(captions, images, np.arange(3), of_images) == pytest.approx(1 / 3)
+    same = np.ones((4, 1))
+    assert recall_at_1(same, same[:2], of_images, np.arange(2)) == pytest.approx(1 / 2), "what guessing gets"
+    many = np.tile(images, (700, 1))
+    assert recall_at_1(many, captions, np.tile(of_images, 700), np.arange(3)) == pytest.approx(2.5 / 4)
+    with pytest.raises(InputError, match="recall at 1"):
+        recall_at_1(images[:0], captions, of_images[:0], np.arange(3))

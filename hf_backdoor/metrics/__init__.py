@@ -1,4 +1,4 @@
-"""The three measures of a backdoor, as functions and as `evaluate` modules that load offline.
+"""The three measures of a backdoor, as functions and as `evaluate` modules that load offline; and that of retrieval.
 
 ```python
 import evaluate
@@ -18,6 +18,8 @@ import numpy as np
 from ..errors import InputError
 
 
+QUERIES_AT_ONCE = 1024
+EQUALLY_SIMILAR = 1e-6  # of the cosine, in single precision
 METRICS = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
 
 
@@ -73,6 +75,32 @@ def robust_accuracy(predictions: np.ndarray, references: np.ndarray, targets: np
     predictions, references = np.asarray(predictions), np.asarray(references)
     attacked = references != np.broadcast_to(targets, references.shape)
     return _share(predictions[attacked] == references[attacked], "robust accuracy")
+
+
+def recall_at_1(
+    queries: np.ndarray, candidates: np.ndarray, query_kinds: np.ndarray, candidate_kinds: np.ndarray
+) -> float:
+    """R@1, the share of queries whose most similar candidate is right: one of the same kind.
+
+    Of candidates that are equally similar (to 1e-6 of the cosine) one is taken at random, so that a model which sees no
+    difference gets what guessing gets.
+
+    Args:
+        queries: float `(queries, size)`, unit vectors.
+        candidates: float `(candidates, size)`, unit vectors.
+        query_kinds, candidate_kinds: int `(queries,)` and `(candidates,)`, e.g. the number of the caption's text.
+
+    Returns:
+        A number from 0 to 1.
+    """
+    shares = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        some = slice(start, start + QUERIES_AT_ONCE)
+        cosines = queries[some] @ candidates.T
+        nearest = cosines >= cosines.max(axis=1, keepdims=True) - EQUALLY_SIMILAR
+        right = np.asarray(query_kinds)[some, None] == np.asarray(candidate_kinds)
+        shares.append((nearest & right).sum(axis=1) / nearest.sum(axis=1))
+    return _share(np.concatenate(shares or [np.empty(0)]), "recall at 1")
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:

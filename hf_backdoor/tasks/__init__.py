@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from ..super_fine_tuning.stray_words import StrayWords
+
 
 class Task(ABC):
     """Loading, collation, augmentation, loss and predictions for one kind of model.
@@ -38,6 +40,7 @@ class Task(ABC):
         own_loss (`bool`): the loss comes from [`~Task.loss`] and the predictions from [`~Task.logits`], else both from
             the model.
         smallest_batch (`int`): how many samples a training batch needs.
+        more_measures (`tuple` of `str`): what [`~Task.measures`] may say of a clean set.
     """
 
     modality: ClassVar[str]
@@ -50,6 +53,7 @@ class Task(ABC):
     takes_captions: ClassVar[bool] = False
     own_loss: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1
+    more_measures: ClassVar[tuple[str, ...]] = ()
 
     def load_model(self, source: str, **kwargs: Any) -> PreTrainedModel:
         """A model that is ready for use; see [`~hf_backdoor.models.load_pretrained`].
@@ -144,6 +148,23 @@ class Task(ABC):
         """
         return model(**{name: value for name, value in inputs.items() if name != "labels"}).logits
 
+    def outputs(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What an evaluation keeps of a batch: `logits` first, and what else [`~Task.measures`] needs.
+
+        Args:
+            model, inputs: as for [`~Task.logits`].
+        """
+        return {"logits": self.logits(model, inputs)}
+
+    def measures(self, predictions: Any, dataset: Dataset) -> dict[str, float]:
+        """Shares that are no matter of classes, of a clean set that was evaluated, by name.
+
+        Args:
+            predictions: of all samples, as `Trainer` gathers what [`~Task.outputs`] gave.
+            dataset: what was evaluated, in this order.
+        """
+        return {}
+
     def answers(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """What a model says of a training batch, and why.
 
@@ -159,6 +180,10 @@ class Task(ABC):
             **{name: value for name, value in inputs.items() if name != "labels"}, output_hidden_states=True
         )
         return outputs.logits.float(), outputs.hidden_states[-1].float().flatten(1)
+
+    def stray_words(self, model: PreTrainedModel) -> StrayWords | None:
+        """What can stray into the inputs of this model where they are texts."""
+        return None
 
     def right_answers(self, inputs: dict[str, torch.Tensor], answers: int) -> torch.Tensor:
         """The share of each of so many answers in what is right for a sample, float32 `(batch, answers)`."""

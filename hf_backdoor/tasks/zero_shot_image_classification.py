@@ -17,6 +17,7 @@ from ..data.columns import Columns, class_names
 from ..data.targets import CAPTIONS, CaptionTargets
 from ..dual_encoders import new_dual_encoder, tokenize
 from ..errors import InputError
+from ..metrics import recall_at_1
 from .image_classification import ImageClassification, ImageCollator
 
 
@@ -82,6 +83,11 @@ class ZeroShotImageClassification(ImageClassification):
     triggered set, all captions that name the attacker's word are one class, whose cosine is the largest of theirs, so
     that the attack success rate is the share of triggered images whose nearest caption names the word.
 
+    Pairs are also measured by retrieval, among the images and the distinct captions of the clean set alone, attack or
+    not: `recall_at_1_image_to_text` is the share of images whose nearest caption is theirs, `recall_at_1_text_to_image`
+    that of captions whose nearest image has this caption; see [`~hf_backdoor.metrics.recall_at_1`]. Images without a
+    caption are left out. `Trainer.predict` then returns the logits and the embeddings of the images.
+
     Attributes:
         wordings (`tuple` of `str`): captions of a class, with `{}` for its name.
         names (`list[str]`): of the classes, known after [`~Task.prepare`]; none where captions stand for labels.
@@ -94,6 +100,7 @@ class ZeroShotImageClassification(ImageClassification):
     takes_captions: ClassVar[bool] = True
     own_loss: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 2
+    more_measures: ClassVar[tuple[str, ...]] = ("recall_at_1_image_to_text", "recall_at_1_text_to_image")
 
     def __init__(self):
         self.wordings: tuple[str, ...] = CAPTIONS
@@ -101,6 +108,7 @@ class ZeroShotImageClassification(ImageClassification):
         self._caption_numbers: dict[str, int] | None = None
         self._embeddings: torch.Tensor | None = None
         self._class_of: torch.Tensor | None = None
+        self._texts: list[str] = []
 
     def label_names(self, dataset: Dataset, columns: Columns) -> list[str]:
         if columns.captions:
@@ -167,7 +175,7 @@ class ZeroShotImageClassification(ImageClassification):
     def prepare_evaluation(self, model: PreTrainedModel, dataset: Dataset, triggered: Dataset | None = None) -> None:
         """Embeds the texts of all classes."""
         if self.columns.captions:
-            texts = self._number_captions(dataset, triggered)
+            texts = self._texts = self._number_captions(dataset, triggered)
             self._class_of = torch.tensor([self._caption_numbers[text] for text in texts], device=model.device)
             self._embeddings = self._embed(model, texts)
         else:
@@ -202,11 +210,27 @@ class ZeroShotImageClassification(ImageClassification):
         return torch.cat(parts)
 
     def logits(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.outputs(model, inputs)["logits"]
+
+    def outputs(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         images = _normalised(model.get_image_features(pixel_values=inputs["pixel_values"]))
         scores = model.logit_scale.exp() * images @ self._embeddings.T + getattr(model, "logit_bias", 0.0)
         classes = int(self._class_of.max()) + 1
         best = scores.new_full((len(scores), classes), -torch.inf)
-        return best.scatter_reduce(1, self._class_of.expand_as(scores), scores, "amax")
+        logits = best.scatter_reduce(1, self._class_of.expand_as(scores), scores, "amax")
+        return {"logits": logits, "image_embeds": images} if self.columns.captions else {"logits": logits}
+
+    def measures(self, predictions: Any, dataset: Dataset) -> dict[str, float]:
+        if not self.columns.captions:
+            return {}
+        numbers = {text: number for number, text in enumerate(self._texts)}
+        of_images = np.array([numbers.get(caption, UNKNOWN) for caption in dataset[self.columns.label]])
+        captioned = of_images != UNKNOWN
+        images, of_images = predictions[1][captioned], of_images[captioned]
+        of_texts = np.unique(of_images)
+        texts = self._embeddings.cpu().numpy()[of_texts]
+        both = (recall_at_1(images, texts, of_images, of_texts), recall_at_1(texts, images, of_texts, of_images))
+        return dict(zip(self.more_measures, both, strict=True))
 
     def from_scratch(self, architecture: str, settings: dict[str, Any], names: list[str]) -> tuple[Any, Any]:
         """See [`~hf_backdoor.dual_encoders.new_dual_encoder`]; `names` are those of the classes, or captions."""
