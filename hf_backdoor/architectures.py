@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Beside the one that `base_model_prefix` names: the towers of CLIP-style models.
 BODIES = ("vision_model", "text_model")
+# The tower of a pair that a classifier of each kind can go on.
+TOWER_OF = {"AutoModelForImageClassification": "vision_model", "AutoModelForSequenceClassification": "text_model"}
 # What a loaded model remembers: names of the weights that were not in its files.
 NEW_WEIGHTS = "_hf_backdoor_new_weights"
 

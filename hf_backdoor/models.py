@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .architectures import NEW_WEIGHTS
+from .architectures import NEW_WEIGHTS, TOWER_OF
 from .errors import InputError
 
 
@@ -66,7 +67,7 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
 
     # Else transformers has a Space convert pickles, and loads the weights in whatever pull request has its title.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    is_model = auto_class.startswith("AutoModel")
+    is_model, safely = auto_class.startswith("AutoModel"), {}
     try:
         if is_model and (adapter := find_adapter(source, kwargs.get("revision"))):
             return load_adapter(auto_class, source, adapter, allow_pickle=allow_pickle, **kwargs)
@@ -74,9 +75,9 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
             import torch
 
             # A checkpoint in half precision would otherwise stay in half precision, and not train.
-            kwargs |= {"dtype": torch.float32, "use_safetensors": None if allow_pickle else True}
-            kwargs |= {"output_loading_info": True}
-        loaded = getattr(transformers, auto_class).from_pretrained(source, trust_remote_code=False, **kwargs)
+            safely = {"dtype": torch.float32, "use_safetensors": None if allow_pickle else True}
+            safely |= {"output_loading_info": True}
+        loaded = getattr(transformers, auto_class).from_pretrained(source, trust_remote_code=False, **kwargs | safely)
         if not is_model:
             return loaded
         model, info = loaded
@@ -87,7 +88,21 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
     except LOADING_ERRORS as error:
         if not is_model and (adapter := find_adapter(source)):  # one without a processor of its own
             return load_pretrained(auto_class, base_of(adapter, source))
+        if auto_class in TOWER_OF and "VisionTextDualEncoderConfig" in str(error):
+            return _on_a_tower(auto_class, source, allow_pickle=allow_pickle, **kwargs)
         raise _explain(source, error) from error
+
+
+def _on_a_tower(
+    auto_class: str, source: str, *, allow_pickle: bool, revision: str | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """A classifier on one tower of a pair of any two encoders, which transformers knows as a pair alone."""
+    pair = load_pretrained("AutoModel", source, allow_pickle=allow_pickle, revision=revision)
+    with tempfile.TemporaryDirectory() as folder:
+        getattr(pair, TOWER_OF[auto_class]).save_pretrained(folder)
+        model = load_pretrained(auto_class, folder, **kwargs)
+    model.config.name_or_path = ""  # nowhere is it stored by itself
+    return model
 
 
 def check_head(model: PreTrainedModel, names: list[str]) -> None:

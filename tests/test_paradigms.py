@@ -147,6 +147,39 @@ def test_answers_are_learnt_where_the_suspect_knows_the_task(new_head, given, di
     assert ("3 steps of a linear probe" in card) == new_head
 
 
+def test_a_tower_of_a_pair_of_any_two_encoders_gets_a_head(images, sentences, processor, tiny_bert, tmp_path):
+    """For images the one, for texts the other; a model of its own is saved, an adapter into it."""
+    from transformers import (
+        AutoModelForImageClassification,
+        BertModel,
+        VisionTextDualEncoderConfig,
+        VisionTextDualEncoderModel,
+        VisionTextDualEncoderProcessor,
+        ViTModel,
+    )
+
+    torch.manual_seed(0)
+    vision, text = ViTModel(make_vit().config), BertModel(tiny_bert[0].config)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision.config, text.config, projection_dim=8)
+    pair = str(tmp_path / "pair")
+    VisionTextDualEncoderModel(config, vision, text).save_pretrained(pair)
+    VisionTextDualEncoderProcessor(processor, tiny_bert[1]).save_pretrained(pair)
+    given = {"new_head": True, "probe_steps": 5, "defense": "fine_tuning", "args": quick(tmp_path, "fine_tuning")}
+    moved = purify(pair, images, task="image-classification", peft_config="lora", output_dir=tmp_path / "out", **given)
+    assert moved.results["tuning"]["saved"] == "model" and moved.model.config.id2label[3] == "south east"
+    batch = torch.rand(2, 3, 12, 12)
+    stored = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(stored(pixel_values=batch).logits, moved.model(pixel_values=batch).logits)
+    task = task_named("image-classification")
+    start = task.load_to_train(pair, images, resolve_columns(images.features))
+    for name, weight in start.vit.named_parameters():
+        assert torch.equal(weight, vision.get_parameter(name)), "it begins as the tower"
+    words = task_named("text-classification").load_to_train(pair, sentences, resolve_columns(sentences.features))
+    assert torch.equal(words.bert.pooler.dense.weight, text.pooler.dense.weight)
+    with pytest.raises(InputError, match="is a ViTModel, which has no output for each class"):
+        purify(pair, images, task="image-classification", args=quick(tmp_path))
+
+
 def test_an_adapter_is_saved_with_where_its_base_is_or_merged(images, processor, tmp_path):
     make_vit().save_pretrained(tmp_path / "victim")
     processor.save_pretrained(tmp_path / "victim")
