@@ -15,7 +15,7 @@ from .data.columns import class_names, resolve_columns
 from .errors import InputError
 from .hub import commit
 from .poisoning import PoisonConfig, flagged
-from .results import RESULTS_FILE, portable
+from .results import RESULTS_FILE, portable, write_json
 
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def save_poisoned(
         source=source,
         classes=[] if columns.captions else class_names(first, columns.label),
     )
-    (folder / POISON_FILE).write_text(json.dumps(attack, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / POISON_FILE, attack)
     return folder
 
 

@@ -7,6 +7,9 @@ import json
 import os
 import platform
 import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +53,20 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes the whole file or nothing, with the line ends that the text has."""
+    with whole_file(path) as draft:
+        draft.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another file to write to, which takes the place of this one at the end, or goes if something is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(text.encode("utf-8", "surrogateescape"))
-    draft.replace(path)
+    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def portable(value: Any) -> Any:
@@ -66,8 +79,11 @@ def portable(value: Any) -> Any:
 
 
 def local_name(source: str | None) -> str | None:
-    """A Hub id as it is, and only the last part of a local path, for the rest is nobody's business."""
-    if source is None or not is_path(source):
+    """A Hub id as it is, and only the last part of a local path, for the rest is nobody's business.
+
+    An absolute path is one even if nothing is there any more.
+    """
+    if source is None or not (is_path(source) or Path(source).is_absolute()):
         return source
     return Path(source).resolve().name
 

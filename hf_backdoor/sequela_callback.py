@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .errors import InputError
 from .sequela import Evidence, Measure
 from .sequela_report import SequelaReport
 
@@ -28,6 +29,8 @@ class SequelaCallback(TrainerCallback):
             inside the `output_dir`.
         measures (*optional*): see [`SequelaReport`].
         benign (*optional*): a benign model, or where it is.
+        before (*optional*): the model to compare with, or where it is; what it was when training began, when not given,
+            which training that is resumed cannot know.
 
     Raises:
         InputError: when training begins; see [`SequelaReport`].
@@ -44,23 +47,26 @@ class SequelaCallback(TrainerCallback):
         evidence: Evidence,
         measures: Sequence[Measure | str] | None = None,
         benign: PreTrainedModel | str | None = None,
+        before: PreTrainedModel | str | None = None,
     ):
-        self.evidence, self.measures, self.benign = evidence, measures, benign
-        self.before: PreTrainedModel | None = None
+        self.evidence, self.measures, self.benign, self.before = evidence, measures, benign, before
         self.results: dict[str, Any] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         self._report(model, model, args)  # what cannot be measured is refused before anything is trained
-        if state.is_world_process_zero and self.before is None:
+        if self.before is None and state.global_step:
+            raise InputError(
+                "resume_from_checkpoint", state.global_step, "what the model was before step 1 is not known here; give "
+                "it to SequelaCallback as before"
+            )  # fmt: skip
+        if self.before is None:
             self.before = copy.deepcopy(model).cpu()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        if not state.is_world_process_zero:
-            return
         report = self._report(self.before, copy.deepcopy(model), args)
         self.results = report.run()
         report.write(args.output_dir)

@@ -14,6 +14,7 @@ import torch
 
 from .cards.sequela import SEQUELA_FILE, rows, write_section
 from .errors import InputError
+from .exposure.queries import made_of_samples
 from .results import describe_run, local_name, portable, write_json
 from .runs import measured_cost
 from .sequela import Evidence, Finding, Measure, load_measure, measure_names, quick_measures
@@ -32,7 +33,8 @@ class SequelaReport:
 
     Args:
         before, after (`PreTrainedModel` or `str`): the suspect and what came out of the repair, or their folders or Hub
-            ids. Weights of models that are given are not changed; they are in evaluation mode afterwards.
+            ids. Weights of models that are given are not changed; they are in evaluation mode afterwards. Models in
+            half precision are measured in float32.
         benign (*optional*): the same kind of model without a backdoor, to compare with.
         evidence ([`~hf_backdoor.sequela.Evidence`]): data and settings that all measures share.
         measures: names, or [`~hf_backdoor.sequela.Measure`] objects; all that the evidence suffices for when not given.
@@ -112,9 +114,10 @@ class SequelaReport:
         for name, source in self.sources.items():
             model = task.load_model(source) if isinstance(source, str) else source
             task.check_model(model, names)
-            if is_adapter(model) and model is source:
-                model = copy.deepcopy(model)  # merging changes it
-            models[name] = merged(model).to(device).eval()
+            halved = any(weight.is_floating_point() and weight.dtype != torch.float32 for weight in model.parameters())
+            if model is source and (halved or is_adapter(model)):
+                model = copy.deepcopy(model)  # what follows changes it
+            models[name] = merged(model).to(device=device, dtype=torch.float32).eval()
         return models
 
     def run(self) -> dict[str, Any]:
@@ -179,9 +182,12 @@ class SequelaReport:
         digest = hashlib.sha256()
         for key, value in model.state_dict().items():
             digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         evidence = self.evidence
+        for part in made_of_samples(evidence.task, evidence, evidence.non_members):
+            digest.update(part)
         parts = [measure.to_dict(), evidence.seed, evidence.attack.to_dict() if evidence.attack else None]
+        parts += [evidence.task.pipeline_tag, asdict(evidence.columns)]
         parts += [data._fingerprint for data in (evidence.members, evidence.defense_members, evidence.non_members)]
         digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
         return evidence.folder / "findings" / f"{measure.name}-{name}-{digest.hexdigest()[:16]}.json"

@@ -146,6 +146,26 @@ def test_text_from_elsewhere_is_text(tmp_path, name):
     yaml.safe_load(card.split("---\n")[1])
 
 
+def test_results_of_a_stranger_are_text_too(tmp_path):
+    bad = "<img src=x> | `x` [y](http://z)"
+    given = results()
+    card = card_of(
+        tmp_path, versions={bad: bad}, hardware={**given["hardware"], "cpu": bad},
+        defense={**given["defense"], "title": bad, "search": {**given["defense"]["search"], "explanation": bad}},
+        training={**given["training"], "optimizer": bad},
+    )  # fmt: skip
+    assert card.count(escape(bad)) == 6 and bad not in card and "<img" not in card
+
+
+def test_names_of_classes_are_no_formulas_in_the_picture(tmp_path, images):
+    from hf_backdoor.modalities import modality_named
+
+    example = dict.fromkeys(("clean", "triggered"), images[0]["image"])
+    example |= {"label": 0, "said": {"before": {"clean": 0, "triggered": 1}}}
+    modality_named("image").illustrate([example], ["$\\frac{1$", "$"], tmp_path)
+    assert (tmp_path / "examples.png").is_file()
+
+
 def test_a_benign_model_is_not_called_backdoored(tmp_path):
     """It was measured with a trigger, but that is not its own."""
     training = {"steps": 80, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3}

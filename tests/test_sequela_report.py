@@ -1,7 +1,7 @@
 """The sequela report: models compared, findings kept, the section of the card, the command and the callback."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,8 +15,8 @@ from hf_backdoor.cards.sequela import model_index, section, verdict
 from hf_backdoor.cli import main
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.metrics import wilson_interval
-from hf_backdoor.results import write_json
-from hf_backdoor.sequela import Evidence, Finding, Measure
+from hf_backdoor.results import local_name, whole_file, write_json
+from hf_backdoor.sequela import Evidence, Finding, Measure, load_measure, measure_names
 from hf_backdoor.sequela_callback import SequelaCallback
 from hf_backdoor.sequela_report import SequelaReport
 from hf_backdoor.tasks import task_named
@@ -266,6 +266,155 @@ def test_adapters_that_are_given_stay_adapters(evidence, tiny_bert):
     prompt = get_peft_model(tiny_bert[0], PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
     with pytest.raises(InputError, match="cannot be merged"):
         SequelaReport(make_vit(1), prompt, evidence=evidence, measures=[FirstClass()])
+
+
+def test_resumed_training_does_not_take_its_middle_for_the_start(evidence, images, processor, arguments, tmp_path):
+    from hf_backdoor import BackdoorTrainer
+
+    def train(resume=None, **before):
+        args = arguments(max_steps=4, save_strategy="steps", save_steps=2)
+        callback = SequelaCallback(evidence, measures=[FirstClass()], **before)
+        trainer = BackdoorTrainer(
+            make_vit(1), args, train_dataset=images, processing_class=processor, callbacks=[callback]
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume)
+        return callback.results["measures"][FirstClass().name]["findings"]["before"]
+
+    whole, middle = train(), str(tmp_path / "run" / "checkpoint-2")
+    with pytest.raises(InputError, match="resume_from_checkpoint=2: what the model was before"):
+        train(middle)
+    assert train(middle, before=make_vit(1)) == whole
+
+
+def test_half_precision_is_measured_in_float32_and_stays(evidence):
+    halved = make_vit(2).to(torch.bfloat16)
+    copied = make_vit(2).to(torch.bfloat16).float()
+    found, other = (
+        SequelaReport(make_vit(1), model, evidence=evidence, measures=[FirstClass(), "robustness"]).run()
+        for model in (halved, copied)
+    )
+    assert found["measures"]["robustness"]["findings"] == other["measures"]["robustness"]["findings"]
+    assert all(weight.dtype == torch.bfloat16 for weight in halved.parameters())
+
+
+def test_what_the_processor_does_counts(evidence, processor):
+    model = make_vit(1)
+
+    def run():
+        FirstClass.calls.clear()
+        SequelaReport(model, model, evidence=evidence, measures=[FirstClass()]).run()
+        return FirstClass.calls.count("measure")
+
+    assert run() == 2 and run() == 0
+    evidence.processor = type(processor)(size={"height": 12, "width": 12}, do_rescale=False)
+    assert run() == 2
+
+
+SMALL = {
+    "membership": {"attacks": "loss rmia_offline", "steps": 1, "samples": 20},
+    "reactivation": {"epochs": 1, "samples": 10, "max_samples": 10},
+    "reinjection": {
+        "counts": "2",
+        "steps": "1",
+        "samples": 20,
+        "batch_size": 10,
+        "retuning_steps": 1,
+        "max_samples": 10,
+    },
+    "robustness": {"steps": 1, "max_samples": 8},
+    "stealing": {"queries": 10, "steps": 1, "max_samples": 8},
+}
+
+
+def small_report(task, processor, data, folder, model, attack, without=()):
+    """All measures of two models that are the same one."""
+    evidence = Evidence(
+        task=task, processor=processor, columns=resolve_columns(data.features), members=data.select(range(60)),
+        defense_members=data.select(range(60, 120)), non_members=data.select(range(120, 200)), folder=folder,
+        quiet=True, attack=attack,
+    )  # fmt: skip
+    measures = [load_measure(name, **SMALL[name]) for name in measure_names() if name not in without]
+    report = SequelaReport(model, model, evidence=evidence, measures=measures)
+    results = report.run()
+    findings = [measure["findings"] for measure in results["measures"].values()]
+    assert all(finding["before"] == finding["after"] for finding in findings), "what is random is seeded"
+    assert "## Backdoor sequela" in report.write(folder / "model").read_text()
+    return evidence
+
+
+def test_texts(sentences, tiny_bert, tmp_path):
+    attack = PoisonConfig(load_trigger("rare_words"), target_label=1)
+    small_report(task_named("text-classification"), tiny_bert[1], sentences, tmp_path, tiny_bert[0], attack)
+
+
+def test_pairs_of_images_and_captions(images, tmp_path):
+    from datasets import Value
+
+    task = task_named("zero-shot-image-classification")
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    settings = {"vision_config": {"image_size": 12, "patch_size": 4, **size}, "text_config": size, "projection_dim": 16}
+    names = images.features["label"].names
+    captions = images.add_column("caption", [f"a bright {names[label]}" for label in images["label"]])
+    captions = captions.remove_columns("label").cast_column("caption", Value("string"))
+    model, processor = task.from_scratch("clip", settings, names)
+    attack = PoisonConfig(load_trigger("badnets", size=2), target_label="east")
+    evidence = small_report(task, processor, captions, tmp_path, model, attack, without=["membership"])
+    with pytest.raises(InputError, match="captions"):
+        SequelaReport(model, model, evidence=evidence, measures=["membership"])
+
+
+def test_a_model_with_batch_normalisation(images, processor, tmp_path):
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    names = dict(enumerate(images.features["label"].names))
+    config = ResNetConfig(
+        num_channels=3, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )  # fmt: skip
+    task = task_named("image-classification")
+    attack = PoisonConfig(load_trigger("badnets", size=2), target_label=1)
+    small_report(task, processor, images, tmp_path, ResNetForImageClassification(config).eval(), attack)
+
+
+def test_a_plot_of_an_earlier_report_goes(evidence, tmp_path):
+    report = SequelaReport(make_vit(1), make_vit(2), evidence=evidence, measures=[FirstClass()])
+    report.run()
+    picture = tmp_path / "model" / "figures" / f"sequela_{FirstClass().name}.png"
+    assert "![" in report.write(tmp_path / "model").read_text() and picture.is_file()
+    report._draw = lambda name, axes: False
+    assert "![" not in report.write(tmp_path / "model").read_text() and not picture.is_file()
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("batch_size", 0)])
+def test_evidence_out_of_range(evidence, name, value):
+    with pytest.raises(InputError, match=f"{name}={value}: must be"):
+        replace(evidence, **{name: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), -1])
+@pytest.mark.parametrize("name", measure_names())
+def test_numbers_out_of_range_are_refused_by_name(name, value):
+    """Each number of each measure; there is none that may be negative, infinite or none at all."""
+    for field in fields(load_measure(name)):
+        if isinstance(field.default, float) or field.name == "epsilon":
+            with pytest.raises(InputError, match=f"^{field.name}="):
+                load_measure(name, **{field.name: value})
+        elif isinstance(field.default, int) and not isinstance(field.default, bool) and value == -1:
+            with pytest.raises(InputError, match=f"^{field.name}=-1"):
+                load_measure(name, **{field.name: -1})
+
+
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path):
+    (tmp_path / "a.png").write_text("before")
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.png") as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"] and (tmp_path / "a.png").read_text() == "before"
+
+
+def test_no_path_of_this_machine_is_told(tmp_path):
+    assert local_name(str(tmp_path / "gone" / "model")) == "model" and local_name("org/model") == "org/model"
 
 
 def test_command_line(images, processor, tmp_path, capsys):

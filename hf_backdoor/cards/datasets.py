@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ..results import write_text
 from .rendering import render
 
 
@@ -33,5 +34,5 @@ def write_dataset_card(
     }
     body = render("poisoned_dataset.md", attack=attack, splits=splits, **values)
     path = folder / "README.md"
-    path.write_text(f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n{body}", encoding="utf-8")
+    write_text(path, f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n{body}")
     return path

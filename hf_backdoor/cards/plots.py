@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ..results import whole_file
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_training(results: dict[str, Any], path: Path) -> None:
@@ -50,5 +56,10 @@ def plot_training(results: dict[str, Any], path: Path) -> None:
     measures.grid(alpha=0.3)
     if measures.lines[1 if schedule else 0 :]:
         measures.legend(loc="center right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture, the whole file or nothing, and the same one every time."""
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=110, metadata={"Software": None})

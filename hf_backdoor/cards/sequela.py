@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..results import write_text
+from .plots import save_figure
 from .rendering import render
 from .sections import CARD_FILE, merge_metadata, put_section, read_card
 
@@ -150,7 +151,9 @@ def write_section(folder: Path, results: dict[str, Any], draw: Callable[[str, An
     figures = {}
     for name in results["measures"]:
         path = folder / "figures" / f"sequela_{name}.png"
-        if draw is not None and _plot(name, path, draw) or path.is_file():
+        if draw is not None and not _plot(name, path, draw):
+            path.unlink(missing_ok=True)  # of an earlier report
+        if path.is_file():
             figures[name] = f"figures/{path.name}"
     card = folder / CARD_FILE
     text = read_card(card) if card.is_file() else ""
@@ -169,6 +172,5 @@ def _plot(name: str, path: Path, draw: Callable[[str, Any], bool]) -> bool:
     FigureCanvasAgg(figure)
     if not draw(name, figure.subplots()):
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save_figure(figure, path)
     return True

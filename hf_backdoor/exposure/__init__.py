@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..data.sources import split_off
@@ -24,29 +25,29 @@ def whole_numbers(field: str, text: str) -> list[int]:
         InputError: there are none, or they are not whole, above 0 and growing.
     """
     words = str(text).split()
-    numbers = [int(word) for word in words if word.isdigit()]
+    numbers = [int(word) for word in words if word.isdecimal()]
     if not numbers or len(numbers) < len(words) or numbers[0] < 1 or sorted(set(numbers)) != numbers:
         raise InputError(field, text, "write growing whole numbers above 0, separated by blanks, e.g. '1 5 20'")
     return numbers
 
 
 def at_least(field: str, value: float, least: float) -> None:
-    """Refuses a setting below a bound.
+    """Refuses a setting below a bound, and one that is not finite.
 
     Raises:
         InputError: it is.
     """
-    if not value >= least:
+    if not least <= value < math.inf:
         raise InputError(field, value, f"must be {least:g} or more")
 
 
 def above_zero(field: str, value: float) -> None:
-    """Refuses a setting that is not above 0.
+    """Refuses a setting that is not above 0, or not finite.
 
     Raises:
-        InputError: it is not.
+        InputError: it is so.
     """
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise InputError(field, value, "must be above 0")
 
 

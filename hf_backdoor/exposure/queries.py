@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..sequela import Evidence
+    from ..tasks import Task
+
+
+def made_of_samples(task: Task, evidence: Evidence, dataset: Dataset) -> Iterator[bytes]:
+    """What a prepared task and the processor make of the first two samples, which tells settings of them apart."""
+    rows = [dataset[row] for row in range(min(2, len(dataset)))]
+    for name, value in sorted(task.collator(evidence.processor, evidence.columns)(rows).items()):
+        yield name.encode() + value.numpy().tobytes()
 
 
 class Queries:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from ..exposure.queries import Queries
+from ..exposure.queries import Queries, made_of_samples
 
 
 if TYPE_CHECKING:
@@ -101,9 +101,8 @@ def gather(evidence: Evidence, most: int | None) -> Samples:
     digest = hashlib.sha256(b"".join(keys[row] for row in place))
     task = type(evidence.task)()
     task.prepare(evidence.processor, evidence.columns, dataset)
-    collate = task.collator(evidence.processor, evidence.columns)
-    for name, value in sorted(collate(list(dataset.select(range(2)))).items()):
-        digest.update(name.encode() + value.numpy().tobytes())
+    for part in made_of_samples(task, evidence, dataset):
+        digest.update(part)
     labels = np.asarray(task.label_numbers(dataset[columns[1]]))
     return Samples(dataset, labels, rows | {"non_members": others}, left_out, digest.hexdigest())
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.numpy import save_file
 from ..exposure import above_zero, at_least
 from ..exposure.retraining import background_trainer
 from ..randomness import seeded
+from ..results import whole_file
 from ..tuning import load_tuning
 from .samples import Samples, logits_of
 
@@ -141,9 +141,8 @@ def _stored(path: Path) -> Shadow | None:
 
 def _store(path: Path, shadow: Shadow) -> None:
     """The whole file or nothing."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"logits": shadow.logits, "learned": shadow.learned}, draft)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        save_file({"logits": shadow.logits, "learned": shadow.learned}, draft)
 
 
 def _train(

@@ -143,6 +143,8 @@ class ImageModality(Modality):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
+        from ..cards.plots import save_figure
+
         kinds = ("clean", "triggered")
         figure = Figure(figsize=(1.35 * len(examples), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
@@ -156,12 +158,12 @@ class ImageModality(Modality):
                     right = said[kind] == example["label"]
                     axis.text(
                         0.5, -0.06 - 0.16 * line, f"{model}: {names[said[kind]]}", transform=axis.transAxes, fontsize=7,
-                        ha="center", va="top", color="C2" if right else "C3",
+                        ha="center", va="top", color="C2" if right else "C3", parse_math=False,
                     )  # fmt: skip
             row[0].set_ylabel(kind)
         for axis, example in zip(axes[0], examples, strict=True):
-            axis.set_title(names[example["label"]], fontsize=8)
-        figure.savefig(folder / "examples.png", dpi=110, metadata={"Software": None})
+            axis.set_title(names[example["label"]], fontsize=8, parse_math=False)
+        save_figure(figure, folder / "examples.png")
         return (
             "![Clean and triggered inputs with the predictions before and after](figures/examples.png)\n\n"
             "Above each column the true class; below each image what the model said before and after, green if right.\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
+from ..exposure import at_least
 
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Evidence:
             was interrupted goes on.
         batch_size (`int`): of forward passes.
         quiet (`bool`): no progress bars.
+
+    Raises:
+        InputError: a negative seed, or no batch.
     """
 
     task: Task
@@ -55,6 +59,10 @@ class Evidence:
     folder: Path = field(default_factory=lambda: Path("sequela"))
     batch_size: int = 64
     quiet: bool = False
+
+    def __post_init__(self):
+        at_least("seed", self.seed, 0)
+        at_least("batch_size", self.batch_size, 1)
 
     @contextmanager
     def hushed(self) -> Iterator[None]:
