@@ -45,9 +45,9 @@ def describe_run(command: str, **fields: Any) -> dict[str, Any]:
     return head | fields
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], indent: int = 2) -> None:
     """Writes the whole file or nothing; a list of numbers stands on one line."""
-    text = json.dumps(content, indent=2, sort_keys=False)
+    text = json.dumps(content, indent=indent, sort_keys=False)
     write_text(path, NUMBERS.sub(lambda found: f"[{', '.join(re.split(BETWEEN, found[1]))}]", text) + "\n")
 
 
@@ -67,6 +67,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def rounded(value: Any) -> Any:
+    """Settings or results with floats of 6 digits, for what nobody compares bit by bit."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def portable(value: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from .cards.sequela import SEQUELA_FILE, rows, write_section
 from .errors import InputError
 from .exposure.queries import made_of_samples
-from .results import describe_run, local_name, portable, write_json
+from .results import describe_run, local_name, portable, rounded, write_json
 from .runs import measured_cost
 from .sequela import Evidence, Finding, Measure, load_measure, measure_names, quick_measures
 from .tuning import is_adapter, merged
@@ -78,6 +78,9 @@ class SequelaReport:
         known = self.evidence.attack is not None
         usual = quick_measures() if quick else measure_names()
         chosen = [load_measure(item) if isinstance(item, str) else item for item in measures or usual]
+        names = [measure.name for measure in chosen]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError("measures", twice[0], "stands there twice; take one report for each of its settings")
         possible = []
         for measure in chosen:
             try:
@@ -93,7 +96,6 @@ class SequelaReport:
         if not possible:
             raise InputError("measures", None, f"none can be taken; {'; '.join(self.left_out.values())}")
         if not measures:
-            names = [measure.name for measure in chosen]
             self.left_out |= {name: "no part of a quick look" for name in measure_names() if name not in names}
         return possible
 
@@ -149,7 +151,7 @@ class SequelaReport:
                 "higher_is_better": list(measure.higher_is_better),
                 "settings": portable(measure.to_dict()),
                 "seconds": cost.seconds,
-                "findings": {name: asdict(finding) for name, finding in findings.items()},
+                "findings": {name: _short(finding) for name, finding in findings.items()},
             }
         self.results = describe_run(
             "sequela",
@@ -208,7 +210,7 @@ class SequelaReport:
         if self.results is None:
             raise InputError("report", None, "nothing has been measured yet; call run() first")
         folder = Path(folder)
-        write_json(folder / SEQUELA_FILE, self.results)
+        write_json(folder / SEQUELA_FILE, self.results, indent=1)
         return write_section(folder, self.results, self._draw)
 
     def table(self) -> str:
@@ -227,3 +229,8 @@ class SequelaReport:
         measure = next(item for item in self.measures if item.name == name)
         findings = self.results["measures"][name]["findings"]
         return measure.draw({model: Finding(**finding) for model, finding in findings.items()}, axes)
+
+
+def _short(finding: Finding) -> dict[str, Any]:
+    """For the file that goes with the model: its values as they are, and the rest as exact as a reader needs."""
+    return asdict(finding) | {"intervals": rounded(finding.intervals), "curves": rounded(finding.curves)}

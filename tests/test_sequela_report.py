@@ -97,6 +97,8 @@ def test_the_section_stands_in_the_card_once_and_the_rest_stays(evidence, tmp_pa
     mine = "---\nlicense: mit\n---\n# Mine\r\n\r\nWords of {{ mine }}.\r\n"
     (folder / "README.md").write_bytes(mine.encode())
     report = SequelaReport(make_vit(1), make_vit(2), evidence=evidence, measures=[FirstClass()])
+    with pytest.raises(InputError, match="stands there twice"):
+        SequelaReport(make_vit(1), make_vit(2), evidence=evidence, measures=[FirstClass(), FirstClass(samples=20)])
     with pytest.raises(InputError, match="call run"):
         report.write(folder)
     report.run()

@@ -80,7 +80,7 @@ class Membership(Measure):
     learns one half of all samples, of the three kinds alike: the attacker is one who holds candidates, and knows not
     which of them the model was trained on. All models of a report with one architecture share them.
 
-    The population of RMIA is the non-members. ROC curves are kept of the strongest of the attacks and of `loss`.
+    The population of RMIA is the non-members. The ROC is kept of the strongest of the attacks.
 
     Args:
         attacks (`tuple` of `str`): which; in text, separated by blanks.
@@ -191,7 +191,7 @@ class Membership(Measure):
                 quality = evaluate(score[samples.rows[kind]], score[samples.rows["non_members"]])
                 finding.values |= {f"{kind}_{name}_{metric}": value for metric, value in quality.values.items()}
                 finding.intervals |= {f"{kind}_{name}_{metric}": pair for metric, pair in quality.intervals.items()}
-                if name in (self._strongest, "loss"):  # the one that is drawn, and the simplest
+                if name == self._strongest:  # which is drawn
                     finding.curves[f"{kind}_{name}"] = quality.curve
         return finding
 
