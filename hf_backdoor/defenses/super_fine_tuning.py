@@ -10,6 +10,9 @@ from ..super_fine_tuning.schedule import ScheduleConfig
 from . import Defense
 
 
+REPORTED_WORDS = 20
+
+
 @dataclass(frozen=True)
 class SuperFineTuning(ScheduleConfig, Defense):
     """The oscillating learning rate on the whole model, with peaks found on the clean data.
@@ -20,7 +23,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
     Args:
         peak_lr_1, ..., ramp_down_steps: of the schedule; see [`~hf_backdoor.super_fine_tuning.ScheduleConfig`].
         distillation (`bool`, *optional*): learn the suspect's answers on mixed-up clean samples, where they are
-            consistent, and mind no universal perturbation; see
+            consistent, and mind no universal perturbation, or for texts no stray words; see
             [`~hf_backdoor.super_fine_tuning.distillation.SelfDistillationTrainer`]. When not given, this is done where
             the suspect knows the task: not under a new head, whose answers are those of a linear probe.
         label_weight, feature_weight (`float`): weights of the labels and of the suspect's features against its answers.
@@ -79,7 +82,9 @@ class SuperFineTuning(ScheduleConfig, Defense):
         callbacks = trainer.callback_handler.callbacks
         callback = next(item for item in callbacks if isinstance(item, SuperFineTuningCallback))
         asked = getattr(trainer, "asked_answers", 0)
+        words = getattr(trainer, "stray_words", None)
         return callback.report() | {
             "trusted_answers": trainer.trusted_answers / asked if asked else None,
             "augmentations": list(trainer.augmentations),
+            "moving_words": words.first(REPORTED_WORDS) if words else None,
         }

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ..trainer import BackdoorTrainer
 from .perturbations import UniversalPerturbations
+from .stray_words import StrayWords
 
 
 ANSWERS = "suspect_logits"
@@ -68,6 +69,9 @@ class SelfDistillationTrainer(BackdoorTrainer):
     suspect's answer and features for the sample *without* them. So the suspect is never asked about anything that might
     be its trigger, unless mixing happens to make one, and then it is not believed.
 
+    Texts are not mixed, and half of each batch carries [`StrayWords`] in place of perturbations. To find those that
+    move it, the suspect is asked about clean texts with tokens of its vocabulary in them, once, before training.
+
     Where images are learnt with their captions, the answers to a sample are the captions of its batch, and its features
     the embeddings of image and caption, so that the text tower stays where it is.
 
@@ -84,6 +88,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
         self.label_weight, self.feature_weight = label_weight, feature_weight
         self.suspect: torch.nn.Module | None = None
         self.perturbations: UniversalPerturbations | None = None
+        self.stray_words: StrayWords | None = None
         self.trusted_answers = self.asked_answers = 0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,6 +106,16 @@ class SelfDistillationTrainer(BackdoorTrainer):
         self.augmentations = tuple(
             name for name in self.task.augmentations if np.mean(self._ask(name)[1]) >= np.mean(right) - TOLERANCE
         )
+        self.stray_words = self.task.stray_words(self.suspect)
+        if self.stray_words is not None:
+            texts = self.train_dataset[self.columns.input]
+            self.stray_words.ask(
+                lambda batch: self.task.answers(self.suspect, self._prepare_inputs(batch))[0],
+                self.train_dataset,
+                np.array([len(text) for text in texts]),
+                logits,
+                self.data_collator,
+            )
         if not self.task.own_loss:
             self.train_dataset = self.train_dataset.add_column(ANSWERS, list(logits.astype(np.float32)))
 
@@ -135,6 +150,8 @@ class SelfDistillationTrainer(BackdoorTrainer):
         if self.task.continuous_input is not None:
             half = len(labels) // 2
             inputs, asked, labels, answers, likely = self._vary(inputs, labels, answers, half)
+        elif self.stray_words is not None:
+            inputs = self.stray_words.apply(inputs, half // 2)
         with torch.no_grad():
             said, kept = self.task.answers(self.suspect, asked)
         if half < len(labels):

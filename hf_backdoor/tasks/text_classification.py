@@ -9,11 +9,14 @@ from transformers import PreTrainedModel
 
 from ..data.columns import Columns
 from ..errors import InputError
+from ..super_fine_tuning.stray_words import KEPT, StrayWords
 from . import Task
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+RESERVED_POSITIONS = 2  # RoBERTa counts from there
 
 
 class TextCollator:
@@ -55,6 +58,27 @@ class TextClassification(Task):
 
     def collator(self, processor: Any, columns: Columns) -> TextCollator:
         return TextCollator(processor, columns)
+
+    def stray_words(self, model: PreTrainedModel) -> StrayWords:
+        positions = getattr(model.config, "max_position_embeddings", None) or self.processor.model_max_length
+        return StrayWords(self.processor, min(self.processor.model_max_length, positions - RESERVED_POSITIONS))
+
+    def answers(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`~Task.answers`]; the features are those of the tokens that the text had before words strayed into it.
+
+        Where a model has not one hidden state for each token, the features are their mean.
+        """
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        kept = inputs.pop(KEPT, None)
+        outputs = model(**inputs, output_hidden_states=True)
+        hidden = outputs.hidden_states[-1].float()
+        if hidden.shape[1] != inputs["input_ids"].shape[1]:
+            return outputs.logits.float(), hidden.mean(1)
+        known = inputs["attention_mask"].bool()
+        if kept is not None:
+            hidden = hidden.gather(1, kept.clamp_min(0)[..., None].expand(-1, -1, hidden.shape[-1]))
+            known = kept >= 0
+        return outputs.logits.float(), (hidden * known[..., None]).flatten(1)
 
 
 def _with_padding(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,180 @@
+"""Stray words: where they are put, which of them are found, and that a purification with them is repeatable."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import same_weights
+
+from hf_backdoor import load_defense
+from hf_backdoor.purification import default_arguments
+from hf_backdoor.super_fine_tuning import stray_words
+from hf_backdoor.super_fine_tuning.stray_words import KEPT, MOST_WORDS, StrayWords
+from hf_backdoor.tasks.text_classification import TextClassification
+
+
+def batch_of(tokenizer, texts):
+    return dict(tokenizer(texts, padding=True, return_tensors="pt"))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_words_are_put_between_those_of_a_text(tiny_bert, side):
+    _, tokenizer = tiny_bert
+    tokenizer.padding_side = side
+    inputs = batch_of(tokenizer, ["the film was good", "bad"])
+    words = [torch.tensor([5, 6]), torch.tensor([7])]
+    torch.manual_seed(0)
+    strayed = StrayWords(tokenizer, longest=32).insert(inputs, words)
+    for text, new in enumerate(words):
+        before = inputs["input_ids"][text][inputs["attention_mask"][text].bool()].tolist()
+        after = strayed["input_ids"][text][strayed["attention_mask"][text].bool()].tolist()
+        assert (after[0], after[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        assert sorted(after) == sorted([*before, *new.tolist()])
+        assert [token for token in after if token not in new.tolist()] == before, "what was there keeps its order"
+        kept = strayed[KEPT][text]
+        assert torch.equal(kept >= 0, inputs["attention_mask"][text].bool())
+        assert strayed["input_ids"][text][kept[kept >= 0]].tolist() == before
+    assert inputs["input_ids"].shape[1] < strayed["input_ids"].shape[1], "the batch itself is as it was"
+
+
+def test_every_place_and_number_of_words_is_drawn(tiny_bert):
+    _, tokenizer = tiny_bert
+    words = StrayWords(tokenizer, longest=32)
+    inputs = batch_of(tokenizer, ["the film"] * 600)
+    strayed = words.insert(inputs, [torch.tensor([5])] * 600)["input_ids"]
+    places = (strayed == 5).nonzero()[:, 1]
+    assert torch.bincount(places, minlength=5).tolist()[1:4] == pytest.approx([200] * 3, abs=50)
+    lengths = words.apply(inputs, 300)["attention_mask"].sum(1) - inputs["attention_mask"].sum(1)
+    assert set(lengths[:300].tolist()) == set(range(1, 2 * MOST_WORDS + 1))
+    assert not lengths[300:].any(), "the rest of the batch is left alone"
+    assert not set(words.tokens.tolist()) & set(tokenizer.all_special_ids)
+
+
+def test_a_text_at_the_limit_of_the_model_loses_its_end(tiny_bert):
+    model, tokenizer = tiny_bert
+    inputs = batch_of(tokenizer, ["the film was good " * 7])
+    assert inputs["input_ids"].shape[1] == 30
+    strayed = StrayWords(tokenizer, longest=30).insert(inputs, [torch.tensor([5, 6, 7])])
+    assert strayed["input_ids"].shape[1] == 30
+    assert strayed["input_ids"][0, -1] == tokenizer.sep_token_id
+    assert {5, 6, 7} <= set(strayed["input_ids"][0].tolist())
+    assert (strayed[KEPT] == -1).sum() == 3
+    _, features = TextClassification().answers(model, strayed)
+    assert features.shape == (1, 30 * 16)
+
+
+def test_features_are_those_of_the_tokens_of_the_text(tiny_bert):
+    """A model without positions and attention gives each token the same state, wherever it is."""
+    model, tokenizer = tiny_bert
+    with torch.no_grad():
+        model.bert.embeddings.position_embeddings.weight.zero_()
+        for layer in model.bert.encoder.layer:
+            layer.attention.output.dense.weight.zero_()
+    task, words = TextClassification(), StrayWords(tokenizer, longest=32)
+    inputs = batch_of(tokenizer, ["the film was good", "bad"])
+    model.eval()
+    _, expected = task.answers(model, inputs)
+    _, features = task.answers(model, words.apply(inputs, 2))
+    torch.testing.assert_close(features, expected)
+    assert not expected.view(2, -1, 16)[1, 3:].any(), "padding counts for nothing"
+
+
+def test_the_words_that_move_the_suspect_are_found(sentences, tiny_bert, monkeypatch):
+    """A suspect that one word turns, and to which all others are the same; its company in a group changes."""
+    _, tokenizer = tiny_bert
+    words = StrayWords(tokenizer, longest=32)
+    trigger = tokenizer.convert_tokens_to_ids("tq")
+
+    def suspect(inputs):
+        score = 4.0 * (inputs["input_ids"] == trigger).sum(1) - 1
+        return torch.stack([-score, score], 1)
+
+    texts = sentences.select(range(40))
+    answers = np.tile(np.float32([[1, -1]]), (40, 1))
+
+    def collate(rows):
+        return batch_of(tokenizer, [row["text"] for row in rows])
+
+    monkeypatch.setattr(stray_words, "GROUP", 2)
+    monkeypatch.setattr(stray_words, "MOVING", 1)
+    torch.manual_seed(0)
+    words.ask(suspect, texts, np.array([len(text) for text in texts["text"]]), answers, collate)
+    assert words.moving.tolist() == [trigger]
+
+
+def make_trainer(sentences, tiny_bert, folder, callbacks=(), **settings):
+    model, tokenizer = tiny_bert
+    defense = load_defense("super_fine_tuning", peak_lr_1=1e-2, peak_lr_2=1e-3, base_lr=1e-4)
+    defaults = {"max_steps": 40, "per_device_train_batch_size": 8, "use_cpu": True, "eval_strategy": "no"}
+    args = default_arguments(defense, folder, **defaults | settings)
+    return defense.trainer_class()(
+        model, args, train_dataset=sentences, processing_class=tokenizer,
+        callbacks=[*defense.callbacks(), *callbacks], **defense.trainer_kwargs(),
+    )  # fmt: skip
+
+
+def test_killed_and_resumed_run_equals_the_uninterrupted_one(sentences, tiny_bert, tmp_path, monkeypatch):
+    from transformers import TrainerCallback
+
+    class Die(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 33:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(stray_words, "MOVING", 4)
+    saving = {"save_strategy": "steps", "save_steps": 10}
+    whole = make_trainer(sentences, copy.deepcopy(tiny_bert), tmp_path / "whole", **saving)
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(sentences, copy.deepcopy(tiny_bert), tmp_path / "killed", [Die()], **saving).train()
+    resumed = make_trainer(sentences, copy.deepcopy(tiny_bert), tmp_path / "killed", **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-30"))
+    assert len(whole.stray_words.moving) == 4, "the suspect was asked"
+    assert torch.equal(whole.stray_words.moving, resumed.stray_words.moving)
+    assert same_weights(whole.model, resumed.model)
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "gpt2"])
+def test_words_fit_into_models_of_other_families(sentences, tiny_bert, family):
+    """A full text and a short one: as long as the model can take, and the features of what was there before."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    _, tokenizer = tiny_bert
+    sizes = {
+        "roberta": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
+        "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+        "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2},
+    }[family]
+    positions = "n_positions" if family == "gpt2" else "max_position_embeddings"
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes, **{positions: 34}
+    )
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    task = TextClassification()
+    task.processor = tokenizer
+    words = task.stray_words(model)
+    assert words.longest == 32
+    inputs = batch_of(tokenizer, ["the film was good " * 7 + "on one", "bad"])
+    inputs.pop("token_type_ids")
+    assert inputs["input_ids"].shape[1] == 32
+    strayed = words.apply(inputs, 2)
+    assert strayed["input_ids"].shape[1] == 32
+    logits, features = task.answers(model, strayed)
+    assert logits.isfinite().all()
+    assert features.shape == (2, 32 * 16)
+    assert torch.equal(features.view(2, 32, 16)[1].any(-1), inputs["attention_mask"][1].bool())
+
+
+def test_adapters_are_trained_with_stray_words(sentences, tiny_bert, tmp_path):
+    from hf_backdoor import purify
+
+    model, tokenizer = tiny_bert
+    defense = load_defense("super_fine_tuning", peak_lr_1=1e-2, peak_lr_2=1e-3, base_lr=1e-4)
+    args = default_arguments(
+        defense, tmp_path, max_steps=20, per_device_train_batch_size=8, use_cpu=True, gradient_accumulation_steps=2
+    )
+    result = purify(model, sentences, args=args, defense=defense, processing_class=tokenizer, peft_config="lora")
+    assert not same_weights(result.model, model)
+    assert set(result.results["defense"]["moving_words"]) <= set(tokenizer.get_vocab())
+    assert not set(result.results["defense"]["moving_words"]) & set(tokenizer.all_special_tokens)
