@@ -205,6 +205,7 @@ def purifying(*arguments):
         (("card", "--model", "DATA"), "has no readable results.json"),
         (purifying("--model", "VICTIM", "--dataset", "TEN", "--sequela"), "sequela=True: is measured on a test set"),
         (purifying("--model", "VICTIM", "--dataset", "DATA", "--suspect_split", "train"), "pass --sequela"),
+        (purifying("--model", "VICTIM", "--dataset", "DATA", "--clean_samples", "-5"), "clean_samples=-5: must be 1"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_nothing_is_written(arguments, message, data, victim, images, tmp_path, capsys):

@@ -78,7 +78,12 @@ def clean_part(dataset: Dataset, samples: int | None, seed: int, label_column: s
     """What a victim and what a repair gets of a data set: the rest and `--clean_samples`, or both all of it.
 
     A number as large as the data set is all of it, too.
+
+    Raises:
+        InputError: less than one sample.
     """
+    if samples is not None and samples < 1:
+        raise InputError("clean_samples", samples, "must be 1 or more")
     if samples is None or samples >= len(dataset):
         return dataset, dataset
     return split_off(dataset, samples, seed, label_column)
