@@ -288,6 +288,18 @@ def test_resumed_training_does_not_take_its_middle_for_the_start(evidence, image
     assert train(middle, before=make_vit(1)) == whole
 
 
+def test_several_processes_are_refused(evidence):
+    """The copies of a report would wait for the other processes for ever."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with pytest.raises(InputError, match="processes=2"):
+            SequelaReport(make_vit(1), make_vit(2), evidence=evidence, measures=[FirstClass()])
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_half_precision_is_measured_in_float32_and_stays(evidence):
     halved = make_vit(2).to(torch.bfloat16)
     copied = make_vit(2).to(torch.bfloat16).float()
