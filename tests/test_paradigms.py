@@ -124,26 +124,35 @@ def test_a_victim_moves_to_other_labels(images, processor, tmp_path):
     assert moved.results["cost"]["probe_seconds"] > 0
 
 
-@pytest.mark.parametrize(("new_head", "given", "distils"), [
-    (False, None, True), (True, None, False), (True, True, True), (False, False, False)
-])  # fmt: skip
-def test_answers_are_learnt_where_the_suspect_knows_the_task(new_head, given, distils, images, processor, tmp_path):
-    """By default, not those of a linear probe; the user's word holds, and results and card say what was done."""
+@pytest.mark.parametrize(
+    ("new_head", "given", "weights"),
+    [
+        (False, {}, (0.3, 0.5)),
+        (True, {}, (3.0, 0.0)),
+        (True, {"label_weight": 0.3}, (0.3, 0.0)),
+        (True, {"distillation": False}, None),
+    ],
+)
+def test_labels_count_more_than_the_answers_of_a_linear_probe(new_head, given, weights, images, processor, tmp_path):
+    """By default; the user's word holds, and results and card say what was done."""
     make_vit().save_pretrained(tmp_path / "victim")
     processor.save_pretrained(tmp_path / "victim")
     rates = {"peak_lr_1": 1e-3, "peak_lr_2": 5e-4, "base_lr": 1e-4}
+    said = {"distillation": False} if weights is None else {"label_weight": weights[0], "feature_weight": weights[1]}
     data, runs = images.select(range(100)), []
-    for number, choice in enumerate([given, distils]):
+    for number, settings in enumerate([given, said]):
         runs.append(purify(
             str(tmp_path / "victim"), two_classes(data) if new_head else data, new_head=new_head, probe_steps=3,
-            defense=load_defense("super_fine_tuning", distillation=choice, **rates), args=quick(tmp_path / f"run{number}"),
+            defense=load_defense("super_fine_tuning", **settings, **rates), args=quick(tmp_path / f"run{number}"),
             output_dir=tmp_path / f"out{number}",
         ))  # fmt: skip
     assert same_weights(runs[0].model, runs[1].model)
-    assert runs[0].results["defense"]["distillation"] is distils
-    assert (runs[0].results["defense"]["trusted_answers"] is not None) == distils
-    card = (tmp_path / "out0" / "README.md").read_text()
-    assert ("the suspect's own answers" in card) == distils and ("the labels alone" in card) != distils
+    told, card = runs[0].results["defense"], (tmp_path / "out0" / "README.md").read_text()
+    if weights is None:
+        assert told["trusted_answers"] is None and "the labels alone" in card
+    else:
+        assert (told["label_weight"], told["feature_weight"]) == weights and told["trusted_answers"] is not None
+        assert f"labels, with a weight of {weights[0]:g} against the suspect's own answers" in card
     assert ("3 steps of a linear probe" in card) == new_head
 
 

@@ -13,6 +13,10 @@ from . import Defense
 REPORTED_WORDS = 20
 
 
+# Of labels and features against the suspect's answers: where it knows the task, and under a new head.
+WEIGHTS = {"label_weight": (0.3, 3.0), "feature_weight": (0.5, 0.0)}
+
+
 @dataclass(frozen=True)
 class SuperFineTuning(ScheduleConfig, Defense):
     """The oscillating learning rate on the whole model, with peaks found on the clean data.
@@ -22,30 +26,33 @@ class SuperFineTuning(ScheduleConfig, Defense):
 
     Args:
         peak_lr_1, ..., ramp_down_steps: of the schedule; see [`~hf_backdoor.super_fine_tuning.ScheduleConfig`].
-        distillation (`bool`, *optional*): learn the suspect's answers on mixed-up clean samples, where they are
+        distillation (`bool`): learn the suspect's answers on mixed-up clean samples, where they are
             consistent, and mind no universal perturbation, or for texts no stray words; see
-            [`~hf_backdoor.super_fine_tuning.distillation.SelfDistillationTrainer`]. When not given, this is done where
-            the suspect knows the task: not under a new head, whose answers are those of a linear probe.
-        label_weight, feature_weight (`float`): weights of the labels and of the suspect's features against its answers.
+            [`~hf_backdoor.super_fine_tuning.distillation.SelfDistillationTrainer`].
+        label_weight, feature_weight (`float`, *optional*): weights of the labels and of the suspect's features against
+            its answers. When not given, 0.3 and 0.5 where the suspect knows the task; 3 and 0 under a new head, whose
+            answers are those of a linear probe, on features that are to change.
         averaging (`bool`): end with the mean of the weights over phase 2.
     """
 
     title: ClassVar[str] = "Super-fine-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2212.09067"
 
-    distillation: bool | None = None
-    label_weight: float = 0.3
-    feature_weight: float = 0.5
+    distillation: bool = True
+    label_weight: float | None = None
+    feature_weight: float | None = None
     averaging: bool = True
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("label_weight", "feature_weight"):
-            if getattr(self, field) < 0:
-                raise InputError(field, getattr(self, field), "must be 0 or more")
+        for field in WEIGHTS:
+            value = getattr(self, field)
+            if value is not None and not value >= 0:
+                raise InputError(field, value, "must be 0 or more")
 
     def for_suspect(self, *, new_head: bool) -> SuperFineTuning:
-        return replace(self, distillation=not new_head) if self.distillation is None else self
+        usual = {name: weights[new_head] for name, weights in WEIGHTS.items()}
+        return replace(self, **{name: weight for name, weight in usual.items() if getattr(self, name) is None})
 
     def training_defaults(self) -> dict[str, Any]:
         return {
@@ -57,16 +64,17 @@ class SuperFineTuning(ScheduleConfig, Defense):
         }
 
     def trainer_class(self) -> type:
-        if self.distillation is False:
+        if not self.distillation:
             return super().trainer_class()
         from ..super_fine_tuning.distillation import SelfDistillationTrainer
 
         return SelfDistillationTrainer
 
     def trainer_kwargs(self) -> dict[str, Any]:
-        if self.distillation is False:
+        if not self.distillation:
             return {}
-        return {"label_weight": self.label_weight, "feature_weight": self.feature_weight}
+        told = self.for_suspect(new_head=False)  # nothing more once it is decided
+        return {name: getattr(told, name) for name in WEIGHTS}
 
     def callbacks(self) -> list[Any]:
         from ..super_fine_tuning import SuperFineTuningCallback
