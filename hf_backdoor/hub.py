@@ -22,6 +22,8 @@ from .cards.sections import (
     put_section,
     read_card,
     read_metadata,
+    remove_metadata,
+    remove_section,
     sections,
 )
 from .errors import InputError
@@ -67,6 +69,7 @@ TOKEN = re.compile(
     r"hf_jwt_[A-Za-z0-9._-]{16,}|\b(?:hf|api_org)_[A-Za-z0-9]{16,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
 )
 BACKDOORED = "backdoored"
+REPAIRED = "purified"  # the tag of a model that went through a defence
 WARNING = "has a backdoor, put in on purpose"  # as in the card of every victim
 logger = logging.getLogger(__name__)
 
@@ -210,6 +213,8 @@ def card_to_push(card: str | None, there: str | None, repo_id: str, *, victim: b
     whole = card if there is None else there
     if card is not None and there is not None:
         ours = sections(card)
+        if REPAIRED in (read_metadata(card).get("tags") or ()) and not victim:  # it takes the place of a victim
+            whole = remove_metadata(remove_section(whole, WARNING_SECTION), tags=[BACKDOORED])
         for name, body in ours.items():
             whole = put_section(whole, name, body)
         metadata = mergeable(read_metadata(card)) if ours else {}

@@ -82,6 +82,19 @@ def test_what_would_not_work_elsewhere_is_not_pushed(tmp_path):
     assert "has what looks like a token in README.md" in complaint(push_model, folder, "user/x")
 
 
+def test_a_repaired_model_takes_the_warning_of_its_victim_from_the_card_on_the_hub():
+    from hf_backdoor.cards.sections import put_section, read_metadata
+    from hf_backdoor.hub import card_to_push, warned
+
+    there = warned("---\nlicense: mit\ntags: [vision]\n---\n# Theirs\n")
+    metadata = "---\ntags:\n- hf_backdoor\n- purified\n---\n"
+    card = card_to_push(put_section(metadata, "card", "# Repaired"), there, "user/x", victim=False)
+    assert "has a backdoor" not in card and "# Theirs" in card and "# Repaired" in card
+    assert read_metadata(card)["tags"] == ["vision", "hf_backdoor", "purified"]
+    other = card_to_push(put_section("", "sequela", BODY), there, "user/x", victim=False)
+    assert "has a backdoor" in other, "a report alone repairs nothing"
+
+
 def test_a_victim_is_told_by_its_results_else_by_its_tag(tmp_path):
     from hf_backdoor.hub import push_model
 
