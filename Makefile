@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATTACK ?= badnets
 SEED ?= 0
+ARGS ?=
 
 .PHONY: demo test dev lint clean
 
-demo: $(VENV)/installed  ## poison, train, purify, measure, write the card
-	$(BIN)/hf-backdoor demo --overwrite --attack $(ATTACK) --seed $(SEED)
+demo: $(VENV)/installed  ## poison, train, purify, measure, write the card; ARGS=--full measures more
+	$(BIN)/hf-backdoor demo --overwrite --attack $(ATTACK) --seed $(SEED) $(ARGS)
 
 test: $(VENV)/installed-test  ## all tests
 	$(BIN)/python -m pytest -q

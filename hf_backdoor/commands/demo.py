@@ -21,6 +21,12 @@ from .options import AttackOptions, option
 from .train import TRAINING_DEFAULTS
 
 
+FULL_ADDS = (
+    "membership by shadow models (LiRA, RMIA), reactivation, stealing, and re-injection with more counts and steps, on "
+    "more samples, in some 5 minutes more"
+)
+
+
 @dataclass
 class DemoOptions(AttackOptions):
     """What to show."""
@@ -33,8 +39,7 @@ class DemoOptions(AttackOptions):
     defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
     defense_args: list[str] = option([], "Settings of the defence as name=value.")
     full: bool = option(
-        False, "All sequela, which takes some minutes more: membership by shadow models (LiRA, RMIA), reactivation, "
-        "stealing, and re-injection in small steps."
+        False, f"Measure all sequela: adds {FULL_ADDS}."
     )  # fmt: skip
     overwrite: bool = option(False, "Write into a folder that has content.")
 
@@ -152,5 +157,5 @@ def main(argv: list[str]) -> None:
     print(f"In brackets: 95 % intervals. Purification took {results['cost_ratio']:.2f} of the victim's training time.")
     print("\n" + report.table())
     if not options.full:
-        print("More of this, in some minutes: --full.")
+        print(f"This was a glance. --full (make demo ARGS=--full) adds {FULL_ADDS}.")
     print(f"Card:    {card}\nResults: {Path(folder) / RESULTS_FILE}")
