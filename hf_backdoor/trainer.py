@@ -252,10 +252,17 @@ class BackdoorTrainer(ReliableCheckpoints):
             mark_victim(path)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As `Trainer._save`, in which PEFT writes over the card; that of a victim says what it is."""
+        """As `Trainer._save`, in which PEFT writes over the card; that of a victim says what it is.
+
+        The arguments are saved, and pushed, without the token.
+        """
         path = Path(output_dir or self.args.output_dir) / CARD_FILE
-        with kept_card(path):
-            super()._save(output_dir, state_dict)
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            with kept_card(path):
+                super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
         if self.is_world_process_zero() and self.victim:
             mark_victim(path)
 

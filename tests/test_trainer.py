@@ -167,3 +167,12 @@ def test_several_accelerators_in_one_process_become_one(images, tiny_vit, proces
     args._n_gpu = 2
     trainer = BackdoorTrainer(tiny_vit(), args, train_dataset=images, processing_class=processor)
     assert trainer.args.n_gpu == 1 and trainer.args.train_batch_size == 8
+
+
+def test_the_token_is_not_saved_with_the_arguments(images, processor, arguments, tmp_path):
+    trainer = make_trainer(images, processor, arguments(max_steps=1, hub_token="hf_secret"))
+    trainer.save_model(str(tmp_path / "saved"))
+    stored = torch.load(tmp_path / "saved" / "training_args.bin", weights_only=False)
+    assert stored.max_steps == 1 and stored.hub_token is None
+    assert not any(b"hf_secret" in path.read_bytes() for path in (tmp_path / "saved").iterdir())
+    assert trainer.args.hub_token == "hf_secret"
