@@ -149,6 +149,18 @@ def push_model(
     )
 
 
+class UnsavedToken(str):
+    """A token that is pickled as `None`, for `TrainingArguments` are saved with every model, and pushed with it."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()
+
+    def __deepcopy__(self, memo: dict) -> UnsavedToken:
+        return self
+
+
 def victim_refused(folder: str | Path) -> InputError:
     """What is said where a victim would be pushed and nobody said that it may."""
     return InputError(

@@ -17,7 +17,7 @@ from .cards.sections import CARD_FILE, kept_card
 from .checkpoints import ReliableCheckpoints
 from .data.columns import Columns, resolve_columns
 from .errors import InputError
-from .hub import is_private, keep_sections_of_hub, mark_victim, public_refused, victim_refused
+from .hub import UnsavedToken, is_private, keep_sections_of_hub, mark_victim, public_refused, victim_refused
 from .metrics import attack_success_rate, clean_accuracy, robust_accuracy
 from .tasks import Task, task_for
 
@@ -132,6 +132,8 @@ class BackdoorTrainer(ReliableCheckpoints):
                 known = ", ".join(self.task.augmentations) if self.columns else "none, with a data_collator of your own"
                 raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
+        if self.args.hub_token is not None:
+            self.args.hub_token = UnsavedToken(self.args.hub_token)
         # BERT and others take `num_items_in_batch` and ignore it, and Trainer then does not divide accumulated losses.
         # Without it, every model's loss is the mean of a micro-batch, and Trainer divides.
         self.model_accepts_loss_kwargs = False
@@ -252,17 +254,10 @@ class BackdoorTrainer(ReliableCheckpoints):
             mark_victim(path)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As `Trainer._save`, in which PEFT writes over the card; that of a victim says what it is.
-
-        The arguments are saved, and pushed, without the token.
-        """
+        """As `Trainer._save`, in which PEFT writes over the card; that of a victim says what it is."""
         path = Path(output_dir or self.args.output_dir) / CARD_FILE
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            with kept_card(path):
-                super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
+        with kept_card(path):
+            super()._save(output_dir, state_dict)
         if self.is_world_process_zero() and self.victim:
             mark_victim(path)
 

@@ -562,7 +562,8 @@ def test_what_trains_a_victim_pushes_it_only_when_told(tmp_path, images):
     images.select(range(40)).save_to_disk(tmp_path / "images")
     with HubServer() as hub:
         hub.repos["user/public"] = Repo("model", "user/public")
-        seen = in_child(hub.environment(tmp_path / "home"), tmp_path, child_train_victims, tmp_path)
+        environment = hub.environment(tmp_path / "home", HF_TOKEN=TOKEN)
+        seen = in_child(environment, tmp_path, child_train_victims, tmp_path)
     assert all("has a backdoor that was put in on purpose; to push it all the same" in text for text in seen["refused"])
     assert not {"user/at-once", "user/later", "user/saved"} & set(hub.repos), "refused before anything was sent"
     assert len(hub.repos["user/swapped"].commits) == 1
@@ -585,7 +586,10 @@ def test_what_trains_a_victim_pushes_it_only_when_told(tmp_path, images):
     assert {"results.json", "model.safetensors"} < set(hub.repos["user/classified"].files)
     for name in ("benign", "clean"):
         assert "backdoored" not in read_metadata(hub.repos[f"user/{name}"].files["README.md"].decode()).get("tags", [])
-    assert hub.repos["user/benign"].commits[-1].message == "Add a model, by hf_backdoor"
+    benign = hub.repos["user/benign"].commits
+    assert benign[-1].message == "Add a model, by hf_backdoor"
+    assert len(benign) > 2 and any("training_args.bin" in commit.files for commit in benign)
+    assert not any(TOKEN.encode() in content for commit in benign for content in commit.files.values()), "the token"
 
 
 def test_offline_the_command_says_how_to_push_later(tmp_path):

@@ -1,5 +1,6 @@
 """BackdoorTrainer: right measures from two passes, and the same weights however the work is cut up."""
 
+import copy
 import shutil
 
 import numpy as np
@@ -175,4 +176,4 @@ def test_the_token_is_not_saved_with_the_arguments(images, processor, arguments,
     stored = torch.load(tmp_path / "saved" / "training_args.bin", weights_only=False)
     assert stored.max_steps == 1 and stored.hub_token is None
     assert not any(b"hf_secret" in path.read_bytes() for path in (tmp_path / "saved").iterdir())
-    assert trainer.args.hub_token == "hf_secret"
+    assert trainer.args.hub_token == copy.deepcopy(trainer.args).hub_token == "hf_secret"
