@@ -25,7 +25,7 @@ def test_words_are_put_between_those_of_a_text(tiny_bert, side):
     inputs = batch_of(tokenizer, ["the film was good", "bad"])
     words = [torch.tensor([5, 6]), torch.tensor([7])]
     torch.manual_seed(0)
-    strayed = StrayWords(tokenizer, longest=32).insert(inputs, words)
+    strayed = StrayWords(tokenizer, longest=32, vocabulary=len(tokenizer)).insert(inputs, words)
     for text, new in enumerate(words):
         before = inputs["input_ids"][text][inputs["attention_mask"][text].bool()].tolist()
         after = strayed["input_ids"][text][strayed["attention_mask"][text].bool()].tolist()
@@ -36,11 +36,38 @@ def test_words_are_put_between_those_of_a_text(tiny_bert, side):
         assert torch.equal(kept >= 0, inputs["attention_mask"][text].bool())
         assert strayed["input_ids"][text][kept[kept >= 0]].tolist() == before
     assert inputs["input_ids"].shape[1] < strayed["input_ids"].shape[1], "the batch itself is as it was"
+    assert strayed["attention_mask"][1].tolist() == sorted([1] * 4 + [0] * 4, reverse=side == "right"), "padded alike"
+
+
+def test_a_text_without_a_token_stays_one_or_gets_words(tiny_bert):
+    """As GPT-2's tokenizer makes of an empty text, having no special tokens at its ends."""
+    _, tokenizer = tiny_bert
+    inputs = {
+        "input_ids": torch.tensor([[5, 6], [0, 0], [0, 0]]),
+        "attention_mask": torch.tensor([[1, 1], [0, 0], [0, 0]]),
+    }
+    words = [torch.tensor([7]), torch.tensor([8]), torch.tensor([], dtype=torch.int64)]
+    strayed = StrayWords(tokenizer, longest=32, vocabulary=len(tokenizer)).insert(inputs, words)
+    assert strayed["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+    assert strayed["input_ids"][1].tolist() == [8, 0, 0]
+    assert strayed[KEPT][1:].tolist() == [[-1, -1], [-1, -1]]
+
+
+def test_only_tokens_that_the_model_knows_and_that_are_not_special_are_put_in(tiny_bert):
+    from transformers import AddedToken
+
+    _, tokenizer = tiny_bert
+    tokenizer.add_tokens([AddedToken("<reserved>", special=True), AddedToken("plain")])
+    assert "<reserved>" not in tokenizer.all_special_tokens
+    reserved, plain = tokenizer.convert_tokens_to_ids(["<reserved>", "plain"])
+    tokens = StrayWords(tokenizer, longest=32, vocabulary=plain + 1).tokens.tolist()
+    assert plain in tokens and reserved not in tokens
+    assert plain not in StrayWords(tokenizer, longest=32, vocabulary=plain).tokens.tolist()
 
 
 def test_every_place_and_number_of_words_is_drawn(tiny_bert):
     _, tokenizer = tiny_bert
-    words = StrayWords(tokenizer, longest=32)
+    words = StrayWords(tokenizer, longest=32, vocabulary=len(tokenizer))
     inputs = batch_of(tokenizer, ["the film"] * 600)
     strayed = words.insert(inputs, [torch.tensor([5])] * 600)["input_ids"]
     places = (strayed == 5).nonzero()[:, 1]
@@ -55,7 +82,7 @@ def test_a_text_at_the_limit_of_the_model_loses_its_end(tiny_bert):
     model, tokenizer = tiny_bert
     inputs = batch_of(tokenizer, ["the film was good " * 7])
     assert inputs["input_ids"].shape[1] == 30
-    strayed = StrayWords(tokenizer, longest=30).insert(inputs, [torch.tensor([5, 6, 7])])
+    strayed = StrayWords(tokenizer, longest=30, vocabulary=len(tokenizer)).insert(inputs, [torch.tensor([5, 6, 7])])
     assert strayed["input_ids"].shape[1] == 30
     assert strayed["input_ids"][0, -1] == tokenizer.sep_token_id
     assert {5, 6, 7} <= set(strayed["input_ids"][0].tolist())
@@ -71,7 +98,7 @@ def test_features_are_those_of_the_tokens_of_the_text(tiny_bert):
         model.bert.embeddings.position_embeddings.weight.zero_()
         for layer in model.bert.encoder.layer:
             layer.attention.output.dense.weight.zero_()
-    task, words = TextClassification(), StrayWords(tokenizer, longest=32)
+    task, words = TextClassification(), StrayWords(tokenizer, longest=32, vocabulary=len(tokenizer))
     inputs = batch_of(tokenizer, ["the film was good", "bad"])
     model.eval()
     _, expected = task.answers(model, inputs)
@@ -80,10 +107,10 @@ def test_features_are_those_of_the_tokens_of_the_text(tiny_bert):
     assert not expected.view(2, -1, 16)[1, 3:].any(), "padding counts for nothing"
 
 
-def test_the_words_that_move_the_suspect_are_found(sentences, tiny_bert, monkeypatch):
+def test_the_words_that_move_the_suspect_are_found(sentences, tiny_bert, monkeypatch, capsys):
     """A suspect that one word turns, and to which all others are the same; its company in a group changes."""
     _, tokenizer = tiny_bert
-    words = StrayWords(tokenizer, longest=32)
+    words = StrayWords(tokenizer, longest=32, vocabulary=len(tokenizer))
     trigger = tokenizer.convert_tokens_to_ids("tq")
 
     def suspect(inputs):
@@ -99,8 +126,13 @@ def test_the_words_that_move_the_suspect_are_found(sentences, tiny_bert, monkeyp
     monkeypatch.setattr(stray_words, "GROUP", 2)
     monkeypatch.setattr(stray_words, "MOVING", 1)
     torch.manual_seed(0)
-    words.ask(suspect, texts, np.array([len(text) for text in texts["text"]]), answers, collate)
+    lengths = np.array([len(text) for text in texts["text"]])
+    words.ask(suspect, texts, lengths, answers, collate)
     assert words.moving.tolist() == [trigger]
+    shown = capsys.readouterr().err
+    assert "Looking for words that move the suspect: 100%" in shown
+    words.ask(suspect, texts, lengths, answers, collate, quiet=True)
+    assert not capsys.readouterr().err
 
 
 def make_trainer(sentences, tiny_bert, folder, callbacks=(), **settings):
@@ -133,6 +165,36 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one(sentences, tiny_ber
     assert len(whole.stray_words.moving) == 4, "the suspect was asked"
     assert torch.equal(whole.stray_words.moving, resumed.stray_words.moving)
     assert same_weights(whole.model, resumed.model)
+
+
+def test_a_model_whose_positions_have_no_end_takes_what_its_tokenizer_gives(tiny_bert):
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    _, tokenizer = tiny_bert
+    tokenizer.model_max_length, tokenizer.padding_side = 20, "left"
+    config = XLNetConfig(vocab_size=len(tokenizer), d_model=16, n_layer=1, n_head=2, d_inner=32)
+    task = TextClassification()
+    task.processor = tokenizer
+    assert task.stray_words(XLNetForSequenceClassification(config)).longest == 20
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_the_features_of_an_encoder_with_a_decoder_are_those_of_the_decoder(tiny_bert, family):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    _, tokenizer = tiny_bert
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), d_model=16, decoder_start_token_id=2, eos_token_id=3, pad_token_id=0,
+        num_labels=2, **{"t5": {"d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}}.get(family, {
+            "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+        }),
+    )  # fmt: skip
+    inputs = batch_of(tokenizer, ["the film was good", "bad"])
+    inputs.pop("token_type_ids")
+    logits, features = TextClassification().answers(AutoModelForSequenceClassification.from_config(config), inputs)
+    assert logits.shape == (2, 2)
+    assert features.shape == (2, inputs["input_ids"].shape[1] * 16)
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "gpt2"])

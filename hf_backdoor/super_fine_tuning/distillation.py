@@ -115,6 +115,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
                 np.array([len(text) for text in texts]),
                 logits,
                 self.data_collator,
+                quiet=self.args.disable_tqdm or not self.is_local_process_zero(),
             )
         if not self.task.own_loss:
             self.train_dataset = self.train_dataset.add_column(ANSWERS, list(logits.astype(np.float32)))
@@ -166,7 +167,8 @@ class SelfDistillationTrainer(BackdoorTrainer):
         logits, features = self.task.answers(model, inputs)
         targets = self.label_weight * labels + answers
         loss = -(targets * logits.log_softmax(-1)).sum(-1)
-        distance = (features - kept).pow(2).sum(-1) / kept.pow(2).sum(-1)
+        size = kept.pow(2).sum(-1).clamp_min(torch.finfo(kept.dtype).tiny)  # of a text without a token it is 0
+        distance = (features - kept).pow(2).sum(-1) / size
         return (loss + self.feature_weight * trusted * distance).mean()
 
     def _vary(

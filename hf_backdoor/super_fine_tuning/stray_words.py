@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 
 if TYPE_CHECKING:
@@ -43,16 +45,19 @@ class StrayWords:
     Args:
         tokenizer: of the texts.
         longest (`int`): tokens in a text that the model can take.
+        vocabulary (`int`): tokens that the model knows.
 
     Attributes:
         tokens (`torch.Tensor`, int64): what may be inserted, the vocabulary without special tokens.
         moving (`torch.Tensor`, int64): those that move the suspect most, these first; all before [`~StrayWords.ask`].
     """
 
-    def __init__(self, tokenizer: Any, longest: int):
+    def __init__(self, tokenizer: Any, longest: int, vocabulary: int):
         self.tokenizer, self.longest = tokenizer, longest
-        self.special = frozenset(tokenizer.all_special_ids)
-        self.tokens = torch.tensor([token for token in range(len(tokenizer)) if token not in self.special])
+        reserved = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self.special = frozenset({*tokenizer.all_special_ids, *reserved})
+        known = {token for token in tokenizer.get_vocab().values() if token < vocabulary}
+        self.tokens = torch.tensor(sorted(known - self.special))
         self.moving = self.tokens
 
     def first(self, count: int) -> list[str]:
@@ -84,8 +89,8 @@ class StrayWords:
             words: int64, the tokens for each text. A text that would get too long loses tokens at its end.
 
         Returns:
-            The batch, padded on the right, and `kept_positions`, int64 `(batch, length before)`: where each position
-            is now; -1 for padding and what was lost.
+            The batch, padded as by the tokenizer, and `kept_positions`, int64 `(batch, length before)`: where each
+            position is now; -1 for padding and what was lost.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         laid = [
@@ -98,13 +103,17 @@ class StrayWords:
         filled = torch.zeros(len(laid), longest, dtype=torch.bool)
         kept = torch.full(ids.shape, -1)
         for text, row in enumerate(laid):
-            places, tokens = (torch.tensor(column) for column in zip(*row, strict=True))
-            source[text, : len(row)], added[text, : len(row)], filled[text, : len(row)] = places, tokens, True
+            start = longest - len(row) if self.tokenizer.padding_side == "left" else 0
+            span = slice(start, start + len(row))
+            places = torch.tensor([place for place, _ in row], dtype=torch.int64)
+            added[text, span] = torch.tensor([token for _, token in row], dtype=torch.int64)
+            source[text, span], filled[text, span] = places, True
             stayed = (places >= 0).nonzero()[:, 0]
-            kept[text, places[stayed]] = stayed
+            kept[text, places[stayed]] = start + stayed
         source, added, filled, kept = (part.to(ids.device) for part in (source, added, filled, kept))
+        like = torch.where(source >= 0, source, mask.argmax(1, keepdim=True))  # new tokens are of the first one's type
         strayed = {
-            name: value.gather(1, source.clamp_min(0)) * filled if value.shape == ids.shape else value
+            name: value.gather(1, like) * filled if value.shape == ids.shape else value
             for name, value in inputs.items()
         }
         strayed["input_ids"] = torch.where(source >= 0, strayed["input_ids"], added)
@@ -133,6 +142,8 @@ class StrayWords:
         lengths: np.ndarray,
         answers: np.ndarray,
         collate: Callable[[list[dict]], dict[str, torch.Tensor]],
+        *,
+        quiet: bool = False,
     ) -> None:
         """Finds the tokens that move the suspect.
 
@@ -142,8 +153,10 @@ class StrayWords:
             lengths: of the texts, to prefer short ones, int `(texts,)`.
             answers: the suspect's logits for the texts, float `(texts, classes)`.
             collate: from rows to a batch.
+            quiet: no progress bar.
         """
         by_length = np.argsort(lengths, kind="stable")
+        by_length = by_length[lengths[by_length] > 0]
         of_class = answers.argmax(-1)[by_length]
         pools = [by_length[of_class == label][:TEXTS] for label in np.unique(of_class)]
 
@@ -158,14 +171,17 @@ class StrayWords:
                 after = suspect(batch).float().log_softmax(-1).cpu()
                 before = torch.from_numpy(answers[rows]).log_softmax(-1)
                 divergences.append((before.exp() * (before - after)).sum(-1))
+                bar.update(len(some))
             return torch.cat(divergences)
 
-        scores = torch.zeros(PASSES, len(self.tokens))
-        for number in range(PASSES):
-            groups = torch.randperm(len(self.tokens)).split(GROUP)
-            for group, score in zip(groups, moved([self.tokens[group] for group in groups], number), strict=True):
-                scores[number, group] = score
         listed = min(len(self.tokens), max(MOVING, round(SHORT_LIST * len(self.tokens))))
-        words = self.tokens[scores.topk(2, dim=0).values[-1].topk(listed).indices]
-        alone = torch.stack([moved(list(words.split(1)), number) for number in range(TRIALS)]).mean(0)
+        trials = PASSES * math.ceil(len(self.tokens) / GROUP) + TRIALS * listed
+        with tqdm(total=trials, desc="Looking for words that move the suspect", disable=quiet) as bar:
+            scores = torch.zeros(PASSES, len(self.tokens))
+            for number in range(PASSES):
+                groups = torch.randperm(len(self.tokens)).split(GROUP)
+                for group, score in zip(groups, moved([self.tokens[group] for group in groups], number), strict=True):
+                    scores[number, group] = score
+            words = self.tokens[scores.topk(2, dim=0).values[-1].topk(listed).indices]
+            alone = torch.stack([moved(list(words.split(1)), number) for number in range(TRIALS)]).mean(0)
         self.moving = words[alone.topk(min(MOVING, len(words))).indices]

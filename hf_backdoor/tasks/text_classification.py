@@ -60,8 +60,11 @@ class TextClassification(Task):
         return TextCollator(processor, columns)
 
     def stray_words(self, model: PreTrainedModel) -> StrayWords:
-        positions = getattr(model.config, "max_position_embeddings", None) or self.processor.model_max_length
-        return StrayWords(self.processor, min(self.processor.model_max_length, positions - RESERVED_POSITIONS))
+        longest, vocabulary = self.processor.model_max_length, getattr(model.config, "vocab_size", None)
+        positions = getattr(model.config, "max_position_embeddings", None) or 0
+        if positions > 0:  # -1 for XLNet, whose positions have no end
+            longest = min(longest, positions - RESERVED_POSITIONS)
+        return StrayWords(self.processor, longest, vocabulary or len(self.processor))
 
     def answers(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """As [`~Task.answers`]; the features are those of the tokens that the text had before words strayed into it.
@@ -71,7 +74,7 @@ class TextClassification(Task):
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         kept = inputs.pop(KEPT, None)
         outputs = model(**inputs, output_hidden_states=True)
-        hidden = outputs.hidden_states[-1].float()
+        hidden = (outputs.hidden_states if "hidden_states" in outputs else outputs.decoder_hidden_states)[-1].float()
         if hidden.shape[1] != inputs["input_ids"].shape[1]:
             return outputs.logits.float(), hidden.mean(1)
         known = inputs["attention_mask"].bool()
