@@ -415,3 +415,10 @@ def test_rescaled_and_merged_is_what_was_rescaled():
     kept = load_tuning("rora").finish(copy.deepcopy(model), base_is_stored=True)(pixels).logits
     whole = tuning.finish(model, base_is_stored=True)
     assert not is_adapter(whole) and torch.allclose(whole(pixels).logits, kept, atol=1e-5)
+
+
+def test_a_kind_of_adapter_that_cannot_save_a_head_is_refused():
+    from peft import TrainableTokensConfig
+
+    with pytest.raises(InputError, match="peft_config='TrainableTokensConfig': has no room for a head"):
+        load_tuning(TrainableTokensConfig(token_indices=[1])).apply(make_vit())

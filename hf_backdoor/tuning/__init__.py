@@ -166,6 +166,9 @@ class GivenConfig(Adapter):
     Args:
         config (`PeftConfig`): it stays as it is.
         merge: as for [`Adapter`].
+
+    Raises:
+        InputError: when it is applied; a kind that has no `modules_to_save`.
     """
 
     title: ClassVar[str] = "PEFT"
@@ -176,6 +179,8 @@ class GivenConfig(Adapter):
         from ..architectures import modules_to_save
 
         config = copy.deepcopy(self.config)
+        if not hasattr(config, "modules_to_save"):
+            raise InputError("peft_config", type(config).__name__, "has no room for a head; choose another kind")
         ends = tuple(config.modules_to_save or ())  # PEFT takes a name for the end of one
         given = [name for name, _ in model.named_modules() if name.endswith(ends)]
         every = list(dict.fromkeys([*modules_to_save(model), *given]))
