@@ -151,10 +151,13 @@ def test_results_of_a_stranger_are_text_too(tmp_path):
     given = results()
     card = card_of(
         tmp_path, versions={bad: bad}, hardware={**given["hardware"], "cpu": bad},
-        defense={**given["defense"], "title": bad, "search": {**given["defense"]["search"], "explanation": bad}},
-        training={**given["training"], "optimizer": bad},
+        defense={
+            **given["defense"], "title": bad, "paper": bad,
+            "search": {**given["defense"]["search"], "explanation": bad},
+        },
+        training={**given["training"], "optimizer": bad, "batch_size": bad}, seed=bad,
     )  # fmt: skip
-    assert card.count(escape(bad)) == 6 and bad not in card and "<img" not in card
+    assert card.count(escape(bad)) == 9 and bad not in card and "<img" not in card
 
 
 def test_names_of_classes_are_no_formulas_in_the_picture(tmp_path, images):
