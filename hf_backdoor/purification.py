@@ -21,7 +21,7 @@ from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
 from .results import describe_run, local_name, portable
 from .runs import measured_cost, push_run, save_run, train_tuned, training_report
-from .sequela import Evidence, Measure
+from .sequela import WORK_FOLDER, Evidence, Measure
 from .sequela_report import SequelaReport
 from .tasks import Task, task_for
 from .tuning import Tuning, is_stored, load_tuning
@@ -238,7 +238,7 @@ def purify(
             non_members=test_dataset,
             attack=attack,
             seed=args.seed,
-            folder=output_dir / "sequela",
+            folder=output_dir / WORK_FOLDER,
             batch_size=args.per_device_eval_batch_size,
             quiet=args.disable_tqdm,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .errors import InputError
-from .sequela import Evidence, Measure
+from .sequela import WORK_FOLDER, Evidence, Measure
 from .sequela_report import SequelaReport
 
 
@@ -73,6 +73,6 @@ class SequelaCallback(TrainerCallback):
 
     def _report(self, before: PreTrainedModel, after: PreTrainedModel, args: TrainingArguments) -> SequelaReport:
         evidence = self.evidence
-        if evidence.folder == Path("sequela"):
-            evidence = replace(evidence, folder=Path(args.output_dir) / "sequela")
+        if evidence.folder == WORK_FOLDER:
+            evidence = replace(evidence, folder=Path(args.output_dir) / WORK_FOLDER)
         return SequelaReport(before, after, self.benign, evidence=evidence, measures=self.measures)

@@ -517,6 +517,7 @@ def child_train_victims(folder):
 
     from hf_backdoor import BackdoorTrainer, PoisonConfig, load_trigger, poison
     from hf_backdoor.hub import push_model
+    from hf_backdoor.sequela import WORK_FOLDER
     from hf_backdoor.training import train_classifier
 
     folder = Path(folder)
@@ -551,6 +552,8 @@ def child_train_victims(folder):
     trainer("open", hub={"hub_private_repo": False}, **known).push_to_hub()
     train_classifier(*victim, attack=attack, **shared, **known)
     benign = (make_vit(), arguments("benign", hub_token=os.environ["HF_TOKEN"]), images)
+    (folder / "benign" / WORK_FOLDER).mkdir(parents=True)
+    (folder / "benign" / WORK_FOLDER / "members.json").write_text("{}")
     train_classifier(*benign, attack=attack, poisoned=False, **shared)
     trainer("clean", poisoned.select(range(0))).push_to_hub()
     return seen
@@ -590,6 +593,7 @@ def test_what_trains_a_victim_pushes_it_only_when_told(tmp_path, images):
     assert benign[-1].message == "Add a model, by hf_backdoor"
     assert len(benign) > 2 and any("training_args.bin" in commit.files for commit in benign)
     assert not any(TOKEN.encode() in content for commit in benign for content in commit.files.values()), "the token"
+    assert not any("members" in name for commit in benign for name in commit.files), "nor who was a member"
 
 
 def test_offline_the_command_says_how_to_push_later(tmp_path):

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     from ..poisoning import PoisonConfig
     from ..purification import check_output, default_arguments, purify
     from ..results import RESULTS_FILE, write_json
-    from ..sequela import Evidence
+    from ..sequela import WORK_FOLDER, Evidence
     from ..sequela_report import SequelaReport
     from ..tasks import task_named
     from ..training import train_classifier
@@ -135,7 +135,7 @@ def main(argv: list[str]) -> None:
     evidence = Evidence(
         task=task_named("image-classification"), processor=processor, columns=resolve_columns(train.features),
         members=train, defense_members=clean, non_members=data["test"], attack=common["attack"], seed=options.seed,
-        folder=folder / "sequela",
+        folder=folder / WORK_FOLDER,
     )  # fmt: skip
     models = (str(folder / name) for name in ("victim", "purified", "benign"))
     report = SequelaReport(*models, evidence=evidence, quick=not options.full)

@@ -56,7 +56,7 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
 
 def main(argv: list[str]) -> None:
     from ..data import pick_split, resolve_columns
-    from ..sequela import Evidence
+    from ..sequela import WORK_FOLDER, Evidence
     from ..sequela_report import SequelaReport
 
     (options,) = ConfigParser([SequelaOptions], "hf-backdoor sequela", __doc__).parse(argv)
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
             non_members=pick_split(data, options.test_split, ("test", "validation"), "test_split"),
             attack=attack,
             seed=options.seed,
-            folder=Path(options.work or folder / "sequela"),
+            folder=Path(options.work or folder / WORK_FOLDER),
             batch_size=options.batch_size,
         ),
         measures=measures,

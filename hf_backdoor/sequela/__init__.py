@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ..poisoning import PoisonConfig
     from ..tasks import Task
 
+# Beside a model: `Trainer` pushes all that it finds there, but for what begins so, and who was a member is nobody's
+# business.
+WORK_FOLDER = Path("_sequela")
+
 
 @dataclass
 class Evidence:
@@ -40,7 +44,7 @@ class Evidence:
         attack ([`~hf_backdoor.poisoning.PoisonConfig`], *optional*): the backdoor, where it is known.
         seed (`int`): of everything random.
         folder (`Path`): for what is expensive and shared by the models, such as shadow models, so that a report that
-            was interrupted goes on.
+            was interrupted goes on. Answers to single samples are in it.
         batch_size (`int`): of forward passes.
         quiet (`bool`): no progress bars.
 
@@ -56,7 +60,7 @@ class Evidence:
     non_members: Dataset
     attack: PoisonConfig | None = None
     seed: int = 0
-    folder: Path = field(default_factory=lambda: Path("sequela"))
+    folder: Path = WORK_FOLDER
     batch_size: int = 64
     quiet: bool = False
 
