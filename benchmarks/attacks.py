@@ -37,10 +37,10 @@ PAPER = ("badnets", "blended", "low_frequency", "wanet", "input_aware", "bad_enc
 SEEDS = (0, 1, 2)
 LOW_RATES, LOW_RATE_ATTACKS = (0.003, 0.01, 0.05), ("badnets", "blended", "low_frequency")
 KNOWING = ("forget_me_not", "sbl", "peta")  # attackers who know the defence, against those who do not
-DEFENDED = ("badnets", *KNOWING)
+DEFENDED = (*PAPER, *KNOWING)
 # Name, seeds, settings of `hf-backdoor purify`.
 DEFENSES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    "fine_tuning": (SEEDS[:1], {"defense": "fine_tuning", "max_steps": 1000}),
+    "fine_tuning": (SEEDS, {"defense": "fine_tuning", "max_steps": 1000}),
     "sft_labels": (
         SEEDS[:1],
         {"defense": "super_fine_tuning", "defense_args": {"distillation": False, "averaging": False}},

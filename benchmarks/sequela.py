@@ -190,6 +190,7 @@ def with_shares(row: dict[str, Any], run: Report) -> dict[str, Any]:
     row["findings"] = {
         model: {name: _committed(name, finding) for name, finding in findings.items()}
         for model, findings in row["findings"].items()
+        if model == "after" or row["method"] == "sft"  # the others are the same for every method
     }
     return row | {model: {name: shares.get(name) for name in names} for model, shares in own.items()}
 
