@@ -222,3 +222,11 @@ def test_a_card_takes_the_place_of_a_warning_and_stands_above_a_section_alone(tm
     path.unlink()
     fresh = write_card(tmp_path, results()).read_text()
     assert remove_section(card, "sequela").split("---\n", 2)[2] == fresh.split("---\n", 2)[2]
+
+
+def test_the_words_that_move_a_text_model_stand_on_its_card(tmp_path):
+    defense = results()["defense"] | {"moving_words": ["tq", "del|ight", "<b>"]}
+    text = card_of(tmp_path, defense=defense)
+    line = next(line for line in text.splitlines() if "Words that moved the suspect most" in line)
+    assert "tq, " in line and "<b>" not in line
+    assert "Words that moved" not in write_card(tmp_path / "my-model", results()).read_text()
