@@ -267,7 +267,8 @@ def main() -> None:
         if missing:
             print(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
         write_json(RESULTS, describe_run("benchmarks/paradigms.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
-        fill(PAGE, tables(rows))
+        state = f"**{len(missing)} of {len(runs)} runs are missing**; the file lists them." if missing else ""
+        fill(PAGE, tables(rows) | {"missing": state})
 
 
 if __name__ == "__main__":
