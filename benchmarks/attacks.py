@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,17 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cells import Run, fill, run_all, share, with_needs
+from cells import Benchmark, Run, run_all, share, with_needs
 
 from hf_backdoor.metrics import METRICS
-from hf_backdoor.results import describe_run, portable, write_json
 
 
 ROOT = Path(__file__).resolve().parent
 RECIPES = ROOT.parent / "recipes" / "attacks"
 WORK = Path("runs/benchmarks/attacks")
-RESULTS = ROOT / "results" / "attacks.json"
-PAGE = ROOT.parent / "docs" / "attacks.md"
 TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PAPER = ("badnets", "blended", "low_frequency", "wanet", "input_aware", "bad_encoder")  # of arXiv 2212.09067
 SEEDS = (0, 1, 2)
@@ -79,7 +75,7 @@ def trained(recipe: str, seed: int, text_model: str, variant: str = "", settings
         for other in recipe_names()
         if other != name and any(f"{WORK / other}-{seed}{end}" in text for end in ('"', "/"))
     ]
-    about = {"name": name, "recipe": recipe, "seed": seed}
+    about = {"name": name, "recipe": recipe, "seed": seed, "method": "train"}
     return Run(f"{name}-{seed}", "train", content, WORK / f"{name}-{seed}", needs, about=about)
 
 
@@ -91,7 +87,7 @@ def purified(recipe: str, seed: int, text_model: str, method: str, settings: dic
         "clean_samples": 900, "eval_strategy": "no", "seed": seed,
     }  # fmt: skip
     name = f"{recipe}+{method}"
-    about = {"name": name, "recipe": recipe, "seed": seed}
+    about = {"name": name, "recipe": recipe, "seed": seed, "method": method}
     return Run(f"{name}-{seed}", "purify", given | settings, WORK / f"{name}-{seed}", [victim], about=about)
 
 
@@ -112,9 +108,9 @@ def benign_of(recipe: str) -> str:
     return "benign_text" if "sentiment" in content["dataset"] else "benign"
 
 
-def planned(text_model: str) -> list[Run]:
+def planned(options: argparse.Namespace) -> list[Run]:
     """Everything that is run, in an order in which what is needed comes first."""
-    runs = []
+    runs, text_model = [], options.text_model
     repeated = {*PAPER, "benign", "self_supervised_benign"}
     for recipe in recipe_names():
         runs += [trained(recipe, seed, text_model) for seed in (SEEDS if recipe in repeated else SEEDS[:1])]
@@ -129,13 +125,13 @@ def planned(text_model: str) -> list[Run]:
     return sorted(runs, key=lambda run: run.about["seed"])  # one seed of everything first
 
 
-def on_benign(run: Run, text_model: str) -> None:
+def on_benign(run: Run, runs: dict[str, Run]) -> None:
     """What the benign model makes of the attack's trigger; without it, nobody knows what the attack has added."""
     recipe, seed = run.about["recipe"], run.about["seed"]
     target = run.folder.with_name(f"{run.folder.name}.on_benign.json")
-    if run.command != "train" or "@" in run.about["name"] or not run.done() or run.row()["attack"] is None:
+    if "@" in run.about["name"] or not run.done() or run.row()["attack"] is None:
         return
-    benign = {other.key: other for other in planned(text_model)}.get(f"{benign_of(recipe)}-{seed}")
+    benign = runs.get(f"{benign_of(recipe)}-{seed}")
     if benign is None or not benign.done():
         return
     if target.is_file() and target.stat().st_mtime > max(other.kept.stat().st_mtime for other in (run, benign)):
@@ -148,13 +144,6 @@ def on_benign(run: Run, text_model: str) -> None:
     with open(target.with_suffix(".log"), "w") as log:
         if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
             print(f"{run.key} on its benign model FAILED, see {log.name}", flush=True)
-
-
-def with_benign(chosen: list[Run], text_model: str) -> list[Run]:
-    """The runs, and before them the benign models that they are compared with."""
-    runs = {run.key: run for run in planned(text_model)}
-    keys = [f"{benign_of(run.about['recipe'])}-{run.about['seed']}" for run in chosen if run.command == "train"]
-    return [*(runs[key] for key in dict.fromkeys(keys) if key in runs), *chosen]
 
 
 def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -189,46 +178,28 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in (("attacks", attacks), ("rates", rates), ("defended", defended))}
 
 
-def collect(text_model: str) -> None:
-    """Writes the results file, and in it which of the planned runs are missing, if any."""
-    runs = planned(text_model)
-    missing = [run.key for run in runs if not run.done()]
-    if missing:
-        print(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
-    rows = []
-    for run in runs:
-        if run.done():
-            other = run.folder.with_name(f"{run.folder.name}.on_benign.json")
-            benign = json.loads(other.read_text())["measured"] if other.is_file() else None
-            rows.append(portable(run.row() | {"on_benign": benign}))
-    write_json(RESULTS, describe_run("benchmarks/attacks.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
-    fill(PAGE, tables(rows))
+def with_benign_share(run: Run) -> dict[str, Any]:
+    """The row of a run, with what the benign model makes of the trigger."""
+    other = run.folder.with_name(f"{run.folder.name}.on_benign.json")
+    return run.row() | {"on_benign": json.loads(other.read_text())["measured"] if other.is_file() else None}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="recipes to run, with all that belongs to them")
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the planned seeds")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
-    parser.add_argument("--text_model", default=TEXT_MODEL, help="folder or Hub id of MiniLM")
-    parser.add_argument("--tables", action="store_true", help="only write the tables of the committed results again")
-    options = parser.parse_args()
-    if options.tables:
-        fill(PAGE, tables(json.loads(RESULTS.read_text())["rows"]))
-        return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small when the machine is busy
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    runs, names = planned(options.text_model), set(options.only or ())
-    chosen = [run for run in runs if not names or names & {run.about["name"], run.about["recipe"]}]
-    chosen = with_benign(
-        [run for run in chosen if not options.seeds or run.about["seed"] in options.seeds], options.text_model
-    )
-    run_all(chosen, options.workers)
+def compare(chosen: list[Run], options: argparse.Namespace) -> None:
+    """Measures every trigger on its benign model."""
+    runs = {run.key: run for run in planned(options)}
+    victims = [run for run in with_needs(chosen) if run.command == "train"]
+    keys = [f"{benign_of(run.about['recipe'])}-{run.about['seed']}" for run in victims]
+    run_all([runs[key] for key in dict.fromkeys(keys) if key in runs], options.workers)
     with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(lambda run: on_benign(run, options.text_model), with_needs(chosen)))
-    if not (options.only or options.seeds):
-        collect(options.text_model)
+        list(pool.map(lambda run: on_benign(run, runs), victims))
+
+
+BENCHMARK = Benchmark(
+    "attacks", __doc__, SEEDS, planned, tables, kind="recipe", row=with_benign_share, afterwards=compare
+)
 
 
 if __name__ == "__main__":
-    main()
+    parser = BENCHMARK.parser()
+    parser.add_argument("--text_model", default=TEXT_MODEL, help="folder or Hub id of MiniLM")
+    BENCHMARK.main(parser.parse_args())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,7 +19,10 @@ from typing import Any
 import yaml
 
 from hf_backdoor.metrics import METRICS
-from hf_backdoor.results import write_json
+from hf_backdoor.results import describe_run, portable, write_json
+
+
+ROOT = Path(__file__).resolve().parent
 
 
 @dataclass
@@ -157,3 +162,75 @@ def fill(page: Path, contents: dict[str, str]) -> None:
         _, _, after = rest.partition(f"<!-- end of {name} -->")
         text = f"{before}<!-- {name} -->\n{table}\n<!-- end of {name} -->{after}"
     page.write_text(text)
+
+
+@dataclass
+class Benchmark:
+    """A resumable benchmark: its command line, its results file, and the tables of its page.
+
+    Args:
+        name (`str`): of benchmarks/NAME.py, benchmarks/results/NAME.json and docs/NAME.md.
+        doc (`str`): for `--help`.
+        seeds (`tuple`): of the plan.
+        planned (callable): from the options to all runs.
+        tables (callable): from the rows of the results to what the page shows, by the name of its place there.
+        kind (`str`): what of a run's `about` is chosen by `--only`.
+        row (callable): from a finished run to its row.
+        afterwards (callable, *optional*): called with the chosen runs and the options after they have run.
+    """
+
+    name: str
+    doc: str
+    seeds: tuple[int, ...]
+    planned: Callable[[argparse.Namespace], list[Run]]
+    tables: Callable[[list[dict[str, Any]]], dict[str, str]]
+    kind: str
+    row: Callable[[Run], dict[str, Any]] = Run.row
+    afterwards: Callable[[list[Run], argparse.Namespace], None] | None = None
+
+    @property
+    def results(self) -> Path:
+        return ROOT / "results" / f"{self.name}.json"
+
+    def parser(self) -> argparse.ArgumentParser:
+        """What all benchmarks are told; add what is special to one."""
+        parser = argparse.ArgumentParser(description=self.doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--only", nargs="+", metavar=self.kind.upper(), help=f"only runs of this {self.kind}")
+        parser.add_argument("--methods", nargs="+", help="and of these only some methods, with what they need")
+        parser.add_argument("--seeds", type=int, nargs="+", help="only these of the planned seeds")
+        parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
+        parser.add_argument("--collect", action="store_true", help="run nothing; write results and tables as they are")
+        parser.add_argument("--tables", action="store_true", help="only write the tables of the results again")
+        return parser
+
+    def main(self, options: argparse.Namespace) -> None:
+        """Runs what is chosen; if that is everything, or on `--collect`, writes results and tables."""
+        if options.tables:
+            fill(self._page, self._places(json.loads(self.results.read_text())))
+            return
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small on a busy machine
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        runs = self.planned(options)
+        wanted = (("only", self.kind), ("methods", "method"), ("seeds", "seed"))
+        asked = {about: getattr(options, name) for name, about in wanted if getattr(options, name)}
+        chosen = [run for run in runs if all(run.about[about] in values for about, values in asked.items())]
+        if not options.collect:
+            run_all(chosen, options.workers)
+            if self.afterwards is not None:
+                self.afterwards(chosen, options)
+        if options.collect or not asked:
+            missing = [run.key for run in runs if not run.done()]
+            rows = [portable(self.row(run)) for run in runs if run.done()]
+            results = describe_run(f"benchmarks/{self.name}.py", seeds=self.seeds)
+            results |= {"planned": len(runs), "missing": missing, "rows": rows}
+            write_json(self.results, results)
+            fill(self._page, self._places(results))
+
+    @property
+    def _page(self) -> Path:
+        return ROOT.parent / "docs" / f"{self.name}.md"
+
+    def _places(self, results: dict[str, Any]) -> dict[str, str]:
+        missing = results["missing"]
+        state = f"**{len(missing)} of {results['planned']} runs are missing**; the file lists them." if missing else ""
+        return self.tables(results["rows"]) | {"missing": state}

@@ -12,25 +12,20 @@ command ends with benchmarks/results/paradigms.json and writes the tables of doc
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 import yaml
-from cells import Run, fill, run_all, share
+from cells import Benchmark, Run, share
 
 from hf_backdoor.metrics import METRICS
-from hf_backdoor.results import describe_run, portable, write_json
 
 
 ROOT = Path(__file__).resolve().parent
 RECIPES = ROOT.parent / "recipes" / "paradigms"
 WORK = Path("runs/benchmarks/paradigms")
-RESULTS = ROOT / "results" / "paradigms.json"
-PAGE = ROOT.parent / "docs" / "paradigms.md"
 TEXT_MODEL, SST2 = "sentence-transformers/all-MiniLM-L6-v2", "stanfordnlp/sst2"
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"distillation": False, "averaging": False}
@@ -239,37 +234,11 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {name: table([row for row in rows if row["setting"] == name]) for name in names}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="SETTING", help="these settings, e.g. standalone_vit")
-    parser.add_argument("--methods", nargs="+", help="and of these only some methods, with what they need")
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the planned seeds")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
-    parser.add_argument("--text_model", help="folder of MiniLM, in place of the Hub")
-    parser.add_argument("--sst2", help="folder with SST-2 as parquet files, in place of the Hub")
-    parser.add_argument("--collect", action="store_true", help="run nothing; write results and tables of what is there")
-    parser.add_argument("--tables", action="store_true", help="only write the tables of the committed results again")
-    options = parser.parse_args()
-    if options.tables:
-        fill(PAGE, tables(json.loads(RESULTS.read_text())["rows"]))
-        return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small when the machine is busy
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    runs = planned(options)
-    chosen = [run for run in runs if not options.only or run.about["setting"] in options.only]
-    chosen = [run for run in chosen if not options.seeds or run.about["seed"] in options.seeds]
-    chosen = [run for run in chosen if not options.methods or run.about["method"] in options.methods]
-    if not options.collect:
-        run_all(chosen, options.workers)
-    if options.collect or chosen == runs:
-        missing = [run.key for run in runs if not run.done()]
-        rows = [portable(run.row()) for run in runs if run.done()]
-        if missing:
-            print(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
-        write_json(RESULTS, describe_run("benchmarks/paradigms.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
-        state = f"**{len(missing)} of {len(runs)} runs are missing**; the file lists them." if missing else ""
-        fill(PAGE, tables(rows) | {"missing": state})
+BENCHMARK = Benchmark("paradigms", __doc__, SEEDS, planned, tables, kind="setting")
 
 
 if __name__ == "__main__":
-    main()
+    parser = BENCHMARK.parser()
+    parser.add_argument("--text_model", help="folder of MiniLM, in place of the Hub")
+    parser.add_argument("--sst2", help="folder with SST-2 as parquet files, in place of the Hub")
+    BENCHMARK.main(parser.parse_args())

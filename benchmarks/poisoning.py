@@ -27,7 +27,7 @@ from statistics import median
 
 import datasets
 import numpy as np
-from attacks import PAGE, fill
+from cells import fill
 
 from hf_backdoor import PoisonConfig, from_arrays, load_trigger, poison
 from hf_backdoor.errors import InputError

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,12 @@ from typing import Any
 
 import attacks
 import paradigms
-from cells import Run, fill, run_all, share
+from cells import Benchmark, Run, share
 
-from hf_backdoor.results import describe_run, portable, write_json
 from hf_backdoor.sequela import load_measure
 
 
-ROOT = Path(__file__).resolve().parent
 WORK = Path("runs/benchmarks/sequela")
-RESULTS = ROOT / "results" / "sequela.json"
-PAGE = ROOT.parent / "docs" / "sequela.md"
 SEEDS = (0, 1, 2)
 # On all victims. Those of BadNets go through every other one, too: one of each kind with all seeds, the rest with one.
 METHODS = ("sft", "fine_tuning")
@@ -179,8 +174,9 @@ def _committed(measure: str, finding: dict[str, Any]) -> dict[str, Any]:
     return {"values": values, "intervals": intervals}
 
 
-def with_shares(row: dict[str, Any], run: Report) -> dict[str, Any]:
-    """Adds CA and ASR of the three models, which were measured when they were made."""
+def with_shares(run: Report) -> dict[str, Any]:
+    """The row of a report with CA and ASR of the three models, which were measured when they were made."""
+    row = run.row()
     victim, benign, after = run.needs[:3]
     own = {"before": victim.row()["measured"], "after": after.row()["measured"], "benign": benign.row()["measured"]}
     elsewhere = benign.folder.with_name(f"{victim.folder.name}.on_benign.json")
@@ -195,35 +191,10 @@ def with_shares(row: dict[str, Any], run: Report) -> dict[str, Any]:
     return row | {model: {name: shares.get(name) for name in names} for model, shares in own.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="ATTACK", help="victims of these attacks")
-    parser.add_argument("--methods", nargs="+", help="and only these methods")
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the planned seeds")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
-    parser.add_argument("--collect", action="store_true", help="run nothing; write results and tables of what is there")
-    parser.add_argument("--tables", action="store_true", help="only write the tables of the committed results again")
-    parser.set_defaults(text_model=None, sst2=None)  # of the paradigms; no victim here is of text
-    options = parser.parse_args()
-    if options.tables:
-        fill(PAGE, tables(json.loads(RESULTS.read_text())["rows"]))
-        return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small when the machine is busy
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    runs = planned(options)
-    chosen = [run for run in runs if not options.only or run.about["attack"] in options.only]
-    chosen = [run for run in chosen if not options.methods or run.about["method"] in options.methods]
-    chosen = [run for run in chosen if not options.seeds or run.about["seed"] in options.seeds]
-    if not options.collect:
-        run_all(chosen, options.workers)
-    if options.collect or chosen == runs:
-        missing = [run.key for run in runs if not run.done()]
-        rows = [portable(with_shares(run.row(), run)) for run in runs if run.done()]
-        if missing:
-            print(f"{len(missing)} of {len(runs)} reports are missing: {', '.join(missing)}")
-        write_json(RESULTS, describe_run("benchmarks/sequela.py", seeds=SEEDS) | {"missing": missing, "rows": rows})
-        fill(PAGE, tables(rows))
+BENCHMARK = Benchmark("sequela", __doc__, SEEDS, planned, tables, kind="attack", row=with_shares)
 
 
 if __name__ == "__main__":
-    main()
+    parser = BENCHMARK.parser()
+    parser.set_defaults(text_model=None, sst2=None)  # of the paradigms; no victim here is of text
+    BENCHMARK.main(parser.parse_args())
