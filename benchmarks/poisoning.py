@@ -41,7 +41,9 @@ BATCH = 1000
 PNG_IMAGES = 5000
 # Images per CPU-second that were asked for.
 WANTED = {"badnets": 200_000, "blended": 60_000, "sig": 60_000, "wanet": 15_000, "low_frequency": 100_000}
-RESULTS = Path(__file__).resolve().parent / "results" / "poisoning.json"
+ROOT = Path(__file__).resolve().parent
+RESULTS = ROOT / "results" / "poisoning.json"
+PAGE = ROOT.parent / "docs" / "attacks.md"
 
 
 def numpy_badnets(batch: np.ndarray) -> np.ndarray:
