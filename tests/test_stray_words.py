@@ -228,6 +228,13 @@ def test_words_fit_into_models_of_other_families(sentences, tiny_bert, family):
     assert torch.equal(features.view(2, 32, 16)[1].any(-1), inputs["attention_mask"][1].bool())
 
 
+def test_a_batch_of_one_text_has_words_in_it_every_other_time(sentences, tiny_bert, tmp_path, monkeypatch):
+    counts, apply = [], StrayWords.apply
+    monkeypatch.setattr(StrayWords, "apply", lambda *given: counts.append(given[-1]) or apply(*given))
+    make_trainer(sentences, tiny_bert, tmp_path, max_steps=20, per_device_train_batch_size=1).train()
+    assert len(counts) == 20 and set(counts) == {0, 1}
+
+
 def test_adapters_are_trained_with_stray_words(sentences, tiny_bert, tmp_path):
     from hf_backdoor import purify
 

@@ -58,6 +58,11 @@ def consistent_answers(
     return torch.where(trusted, answers, expected), trusted[:, 0]
 
 
+def _half(samples: int) -> int:
+    """Half of a batch; of an odd one the larger or the smaller half by chance, so that batches of one get both."""
+    return samples // 2 if samples % 2 == 0 else samples // 2 + int(torch.randint(2, ()))
+
+
 class SelfDistillationTrainer(BackdoorTrainer):
     """Trains a suspect on clean data with two aims: keep its answers, and mind no small change of the input.
 
@@ -149,10 +154,10 @@ class SelfDistillationTrainer(BackdoorTrainer):
         answers = answers.softmax(-1)
         asked, half = inputs, len(labels)
         if self.task.continuous_input is not None:
-            half = len(labels) // 2
+            half = _half(len(labels))
             inputs, asked, labels, answers, likely = self._vary(inputs, labels, answers, half)
         elif self.stray_words is not None:
-            inputs = self.stray_words.apply(inputs, half // 2)
+            inputs = self.stray_words.apply(inputs, _half(len(labels)))
         with torch.no_grad():
             said, kept = self.task.answers(self.suspect, asked)
         if half < len(labels):
