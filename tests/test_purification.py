@@ -141,6 +141,20 @@ def test_an_answer_for_a_class_that_is_in_neither_sample_is_not_learnt():
     assert torch.equal(learned[0], expected[0]) and torch.equal(learned[1], answers[1])
 
 
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_small_batches_take_the_perturbations_in_turn(batch, images, processor, tmp_path):
+    """Eight samples a device are the default of `TrainingArguments`, and half of them carry perturbations."""
+    defense = load_defense("super_fine_tuning", peak_lr_1=1e-3, peak_lr_2=1e-3, base_lr=1e-4)
+    args = quick(defense, tmp_path, per_device_train_batch_size=batch, max_steps=24, eval_strategy="no")
+    trainer = defense.trainer_class()(
+        make_vit(), args, train_dataset=images.select(range(64)), processing_class=processor,
+        callbacks=defense.callbacks(), **defense.trainer_kwargs(),
+    )  # fmt: skip
+    trainer.train()
+    used = trainer.perturbations.values.detach().flatten(1).any(1)
+    assert used.all() if batch > 1 else used.sum() > 4, "of a batch of one, by chance"
+
+
 def test_perturbations_stay_small_and_raise_the_loss():
     torch.manual_seed(0)
     low, high = torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 1.0)

@@ -195,10 +195,12 @@ class SelfDistillationTrainer(BackdoorTrainer):
             share = weight.view(-1, *[1] * (samples.ndim - 1))
             return share * samples[half:] + (1 - share) * samples[partner]
 
+        first = self.state.global_step * max(1, self.args.train_batch_size // 2)
+        perturbed = self.perturbations.apply(values[:half], first)
         mixed = mix(values)
         likely = (F.one_hot(answers.argmax(-1), answers.shape[-1]) + labels) > 0
         return (
-            inputs | {self.task.continuous_input: torch.cat([self.perturbations.apply(values[:half]), mixed])},
+            inputs | {self.task.continuous_input: torch.cat([perturbed, mixed])},
             inputs | {self.task.continuous_input: torch.cat([values[:half], mixed])},
             torch.cat([labels[:half], mix(labels)]),
             torch.cat([answers[:half], mix(answers)]),

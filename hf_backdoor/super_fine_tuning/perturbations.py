@@ -30,9 +30,14 @@ class UniversalPerturbations:
         self.values = torch.zeros(len(DENSE_SIZES) + len(SPARSE_AREAS), *shape, device=low.device)
         self.values.requires_grad_(True)
 
-    def apply(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs `(batch, channels, height, width)` with the perturbations in turn, within the valid range."""
-        turn = torch.arange(len(inputs), device=inputs.device) % len(self.values)
+    def apply(self, inputs: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Inputs `(batch, channels, height, width)` with the perturbations in turn, within the valid range.
+
+        Args:
+            inputs: valid ones.
+            first (`int`): whose turn it is, modulo their number; small batches have to begin with others.
+        """
+        turn = (torch.arange(len(inputs), device=inputs.device) + first) % len(self.values)
         perturbed = inputs + self.values[turn] * self.range
         return torch.minimum(torch.maximum(perturbed, self.low), self.high)
 
