@@ -191,10 +191,16 @@ def with_shares(run: Report) -> dict[str, Any]:
     return row | {model: {name: shares.get(name) for name in names} for model, shares in own.items()}
 
 
-BENCHMARK = Benchmark("sequela", __doc__, SEEDS, planned, tables, kind="attack", row=with_shares)
+def compare(chosen: list[Run], options: argparse.Namespace) -> None:
+    """Measures the triggers of benchmarks/attacks.py on their benign models, whose ASR the tables have."""
+    victims = [run.needs[0] for run in chosen]
+    attacks.compare([victim for victim in victims if "recipe" in victim.about], options)
+
+
+BENCHMARK = Benchmark("sequela", __doc__, SEEDS, planned, tables, kind="attack", row=with_shares, afterwards=compare)
 
 
 if __name__ == "__main__":
     parser = BENCHMARK.parser()
-    parser.set_defaults(text_model=None, sst2=None)  # of the paradigms; no victim here is of text
+    parser.set_defaults(text_model=attacks.TEXT_MODEL, sst2=None)  # of the paradigms; no victim here is of text
     BENCHMARK.main(parser.parse_args())

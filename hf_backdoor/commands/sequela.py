@@ -26,7 +26,7 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
         [], f"Which measures: {', '.join(measure_names())}; by default all for which the data suffice."
     )
     quick: bool = option(False, "A look that takes seconds on a small model: no shadow models, no copies, few samples.")
-    measure_args: list[str] = option([], "Settings as measure.name=value, e.g. membership.shadows=16.")
+    measure_args: list[str] = option([], "Settings of --measures as measure.name=value, e.g. membership.shadows=16.")
     train_split: str | None = option(None, "Split that the models were trained on; the default is train.")
     clean_samples: int | None = option(
         None, "So many of them did the repair train on: those that `purify --clean_samples` takes with the same seed."
@@ -47,11 +47,10 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
             settings.setdefault(measure, {})[name] = value
         if self.quick and (self.measures or settings):
             raise InputError("quick", True, "comes with measures and settings; leave out --measures and --measure_args")
-        names = self.measures or (measure_names() if settings else [])
         for measure in settings:
-            if measure not in names:
-                raise InputError("measure_args", measure, f"is not measured; choose among {', '.join(names)}")
-        return [load_measure(name, **settings.get(name, {})) for name in names] or None
+            if measure not in self.measures:
+                raise InputError("measure_args", measure, "is not among --measures; name it there, too")
+        return [load_measure(name, **settings.get(name, {})) for name in self.measures] or None
 
 
 def main(argv: list[str]) -> None:
