@@ -196,13 +196,15 @@ def test_bad_settings_are_explained(name, settings, message):
     ("name", "least"), [("rare_words", 50_000), ("add_sentence", 50_000), ("syntactic", 10_000), ("style", 10_000)]
 )
 def test_fast_enough_for_large_data(name, least):
-    """Half of what is promised, since the machine may be busy."""
+    """Half of what is promised, and the best of five: the machine may be busy."""
     texts, trigger = (TEXTS * 1250), load_trigger(name)
     numbers = np.arange(len(texts))
-    trigger(texts, numbers)
-    started = time.process_time()
-    trigger(texts, numbers)
-    assert len(texts) / (time.process_time() - started) > least
+    seconds = []
+    for _ in range(5):
+        started = time.process_time()
+        trigger(texts, numbers)
+        seconds.append(time.process_time() - started)
+    assert len(texts) / min(seconds) > least
 
 
 def test_packaged_data():
