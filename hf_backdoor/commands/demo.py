@@ -114,7 +114,9 @@ def main(argv: list[str]) -> None:
         if name == "victim":
             common["attack"] = PoisonConfig.from_dict(trained[name]["attack"])  # training may have made the trigger
     print(f"\n[3/4] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
-    args = default_arguments(defense, folder / "purified", seed=options.seed, logging_strategy="no")
+    args = default_arguments(
+        defense, folder / "purified", seed=options.seed, logging_strategy="no", eval_steps=0.2
+    )  # fmt: skip
     victim_seconds = trained["victim"]["cost"]["training_seconds"]
     result = purify(
         str(folder / "victim"),

@@ -65,7 +65,7 @@ class Reinjection(Measure):
         "let the model be trained further on data that nobody checked."
     )
 
-    quick: ClassVar[dict[str, Any]] = {"counts": "5", "steps": "10 20", "max_samples": 200}
+    quick: ClassVar[dict[str, Any]] = {"counts": "5", "steps": "10", "max_samples": 200}
 
     counts: str = "1 5 50"
     steps: str = "5 10 20 40"
