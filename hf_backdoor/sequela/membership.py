@@ -112,7 +112,7 @@ class Membership(Measure):
         "training data; an AUC of 0.5 is guessing."
     )
 
-    quick: ClassVar[dict[str, Any]] = {"attacks": ("loss", "modified_entropy"), "samples": 1000}  # no shadow models
+    quick: ClassVar[dict[str, Any]] = {"attacks": ("loss", "modified_entropy")}  # no shadow models
 
     attacks: tuple[str, ...] = tuple(ATTACKS)
     shadows: int = 4
