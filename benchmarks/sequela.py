@@ -28,7 +28,7 @@ from hf_backdoor.sequela import load_measure
 
 WORK = Path("runs/benchmarks/sequela")
 SEEDS = (0, 1, 2)
-# On all victims. Those of BadNets go through every other one, too: one of each kind with all seeds, the rest with one.
+# On all victims; those of BadNets go through every other one, too, one of each kind before its variants.
 METHODS = ("sft", "fine_tuning")
 OTHERS = ("linear_probe", "sft_labels", "sft_paper", "lora_16", "last_blocks")
 # One number of poisoned samples, and half of the other steps: a hundred models are measured.
@@ -122,7 +122,7 @@ def planned(options: argparse.Namespace) -> list[Report]:
     variants = [name for name in (*paradigms.METHODS, paradigms.THEN_FULL[0]) if name not in (*METHODS, *OTHERS)]
     plan = [(name, method, seed) for seed in SEEDS for method in METHODS for name in attacks.PAPER]
     plan += [("badnets", method, seed) for seed in SEEDS for method in OTHERS]
-    plan += [("badnets", method, SEEDS[0]) for method in variants]
+    plan += [("badnets", method, seed) for seed in SEEDS for method in variants]
     return [
         first[seed] if (name, method) == ("badnets", "sft") else report(name, method, seed, options, [first[seed]])
         for name, method, seed in plan
