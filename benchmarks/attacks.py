@@ -108,6 +108,17 @@ def benign_of(recipe: str) -> str:
     return "benign_text" if "sentiment" in content["dataset"] else "benign"
 
 
+def benign_twin(recipe: str, seed: int, text_model: str) -> Run:
+    """The run of the benign model to compare with."""
+    name, _, variant = benign_of(recipe).partition("@")
+    return trained(name, seed, text_model, *((f"@{variant}", {"poisoned": False}) if variant else ()))
+
+
+def share_on_benign(run: Run) -> Path:
+    """Where it is kept what the benign model makes of a victim's trigger."""
+    return run.folder.with_name(f"{run.folder.name}.on_benign.json")
+
+
 def planned(options: argparse.Namespace) -> list[Run]:
     """Everything that is run, in an order in which what is needed comes first."""
     runs, text_model = [], options.text_model
@@ -115,7 +126,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
     for recipe in recipe_names():
         runs += [trained(recipe, seed, text_model) for seed in (SEEDS if recipe in repeated else SEEDS[:1])]
     for seed in SEEDS:
-        runs.append(trained("bad_encoder", seed, text_model, "@benign", {"poisoned": False}))
+        runs.append(benign_twin("bad_encoder", seed, text_model))
     for recipe in LOW_RATE_ATTACKS:
         runs += [trained(recipe, 0, text_model, f"@{rate}", {"rate": rate}) for rate in LOW_RATES]
     for recipe in DEFENDED:
@@ -125,18 +136,14 @@ def planned(options: argparse.Namespace) -> list[Run]:
     return sorted(runs, key=lambda run: run.about["seed"])  # one seed of everything first
 
 
-def on_benign(run: Run, runs: dict[str, Run]) -> None:
+def on_benign(run: Run, benign: Run) -> None:
     """What the benign model makes of the attack's trigger; without it, nobody knows what the attack has added."""
-    recipe, seed = run.about["recipe"], run.about["seed"]
-    target = run.folder.with_name(f"{run.folder.name}.on_benign.json")
-    if "@" in run.about["name"] or not run.done() or run.row()["attack"] is None:
-        return
-    benign = runs.get(f"{benign_of(recipe)}-{seed}")
-    if benign is None or not benign.done():
+    target = share_on_benign(run)
+    if "@" in run.about["name"] or not (run.done() and benign.done()) or run.row()["attack"] is None:
         return
     if target.is_file() and target.stat().st_mtime > max(other.kept.stat().st_mtime for other in (run, benign)):
         return
-    content = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+    content = yaml.safe_load((RECIPES / f"{run.about['recipe']}.yaml").read_text())
     flags = {"model": benign.folder, "attack_from": run.folder, "dataset": content["dataset"], "output": target}
     flags |= {"batch_size": 250} | ({"task": content["task"]} if "task" in content else {})
     command = [sys.executable, "-m", "hf_backdoor.cli", "evaluate"]
@@ -180,18 +187,17 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def with_benign_share(run: Run) -> dict[str, Any]:
     """The row of a run, with what the benign model makes of the trigger."""
-    other = run.folder.with_name(f"{run.folder.name}.on_benign.json")
+    other = share_on_benign(run)
     return run.row() | {"on_benign": json.loads(other.read_text())["measured"] if other.is_file() else None}
 
 
 def compare(chosen: list[Run], options: argparse.Namespace) -> None:
     """Measures every trigger on its benign model."""
-    runs = {run.key: run for run in planned(options)}
     victims = [run for run in with_needs(chosen) if run.command == "train"]
-    keys = [f"{benign_of(run.about['recipe'])}-{run.about['seed']}" for run in victims]
-    run_all([runs[key] for key in dict.fromkeys(keys) if key in runs], options.workers)
+    twins = [benign_twin(run.about["recipe"], run.about["seed"], options.text_model) for run in victims]
+    run_all(twins, options.workers)
     with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(lambda run: on_benign(run, runs), victims))
+        list(pool.map(on_benign, victims, twins))
 
 
 BENCHMARK = Benchmark(

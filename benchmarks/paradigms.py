@@ -130,11 +130,7 @@ class Setting:
         needs, late = [self.victim, subject] + ([more] if more else []), None
         if more is not None:
             content.pop("new_head", None)
-        if self.moved and method != "linear_probe":
-            probe = self.purified("linear_probe", METHODS["linear_probe"][1])
-            needs.append(probe)
-            late = lambda: {"target_label": attracted(probe)}  # noqa: E731
-        if self.moved and subject is not self.victim and method == "linear_probe":
+        if self.moved and (method != "linear_probe" or subject is not self.victim):
             probe = self.purified("linear_probe", METHODS["linear_probe"][1])
             needs.append(probe)
             late = lambda: {"target_label": attracted(probe)}  # noqa: E731

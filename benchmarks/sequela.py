@@ -87,10 +87,9 @@ def models_of(attack: str, seed: int, options: argparse.Namespace) -> tuple[Run,
         merged = paradigms.METHODS | {paradigms.THEN_FULL[0]: paradigms.THEN_FULL}
         repaired = {run.about["method"]: run for run in setting.runs(tuple(merged)) if run.command == "purify"}
         return setting.victim, setting.benign, repaired.__getitem__
-    benign = ("bad_encoder", "@benign", {"poisoned": False}) if attack == "bad_encoder" else ("benign",)
     return (
         attacks.trained(attack, seed, attacks.TEXT_MODEL),
-        attacks.trained(benign[0], seed, attacks.TEXT_MODEL, *benign[1:]),
+        attacks.benign_twin(attack, seed, attacks.TEXT_MODEL),
         lambda method: attacks.purified(attack, seed, attacks.TEXT_MODEL, method, attacks.DEFENSES[method][1]),
     )
 
@@ -179,7 +178,7 @@ def with_shares(run: Report) -> dict[str, Any]:
     row = run.row()
     victim, benign, after = run.needs[:3]
     own = {"before": victim.row()["measured"], "after": after.row()["measured"], "benign": benign.row()["measured"]}
-    elsewhere = benign.folder.with_name(f"{victim.folder.name}.on_benign.json")
+    elsewhere = attacks.share_on_benign(victim)
     if elsewhere.is_file():  # this attack's trigger on a benign model that was measured with none, or another
         own["benign"] = json.loads(elsewhere.read_text())["measured"]
     names = ("clean_accuracy", "attack_success_rate", "robust_accuracy")

@@ -17,7 +17,7 @@ from .errors import InputError
 from .exposure.queries import made_of_samples
 from .results import describe_run, local_name, portable, rounded, write_json
 from .runs import measured_cost
-from .sequela import Evidence, Finding, Measure, load_measure, measure_names, quick_measures
+from .sequela import Evidence, Finding, Measure, hushed, load_measure, measure_names, quick_measures
 from .tuning import is_adapter, merged
 
 
@@ -128,7 +128,7 @@ class SequelaReport:
         Returns:
             What [`~SequelaReport.write`] writes to `sequela.json`.
         """
-        with self.evidence.hushed():
+        with hushed():
             return self._run()
 
     def _run(self) -> dict[str, Any]:

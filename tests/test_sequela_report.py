@@ -16,7 +16,7 @@ from hf_backdoor.cli import main
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.metrics import wilson_interval
 from hf_backdoor.results import local_name, whole_file, write_json
-from hf_backdoor.sequela import Evidence, Finding, Measure, load_measure, measure_names
+from hf_backdoor.sequela import Evidence, Finding, Measure, hushed, load_measure, measure_names
 from hf_backdoor.sequela_callback import SequelaCallback
 from hf_backdoor.sequela_report import SequelaReport
 from hf_backdoor.tasks import task_named
@@ -202,14 +202,14 @@ def test_measures_show_no_bars_of_the_libraries_and_leave_them_as_they_were(evid
 
     before = states()
     assert bars()
-    with pytest.raises(KeyError), evidence.hushed():
+    with pytest.raises(KeyError), hushed():
         assert not bars()
         assert states() == (True, True, False)
         raise KeyError
     assert states() == before
     datasets.disable_progress_bars()
     try:
-        with evidence.hushed():
+        with hushed():
             pass
         assert are_progress_bars_disabled(), "those that the user had silenced"
     finally:

@@ -38,9 +38,7 @@ class DemoOptions(AttackOptions):
     output: str = option("runs/demo", "Folder for everything that is made.")
     defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
     defense_args: list[str] = option([], "Settings of the defence as name=value.")
-    full: bool = option(
-        False, f"Measure all sequela: adds {FULL_ADDS}."
-    )  # fmt: skip
+    full: bool = option(False, f"Measure all sequela: adds {FULL_ADDS}.")
     overwrite: bool = option(False, "Write into a folder that has content.")
 
 
@@ -114,9 +112,7 @@ def main(argv: list[str]) -> None:
         if name == "victim":
             common["attack"] = PoisonConfig.from_dict(trained[name]["attack"])  # training may have made the trigger
     print(f"\n[3/4] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
-    args = default_arguments(
-        defense, folder / "purified", seed=options.seed, logging_strategy="no", eval_steps=0.2
-    )  # fmt: skip
+    args = default_arguments(defense, folder / "purified", seed=options.seed, logging_strategy="no", eval_steps=0.2)
     victim_seconds = trained["victim"]["cost"]["training_seconds"]
     result = purify(
         str(folder / "victim"),

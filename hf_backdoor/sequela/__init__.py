@@ -68,33 +68,32 @@ class Evidence:
         at_least("seed", self.seed, 0)
         at_least("batch_size", self.batch_size, 1)
 
-    @contextmanager
-    def hushed(self) -> Iterator[None]:
-        """No progress bars of datasets, transformers and huggingface_hub inside; as they were after it.
 
-        A report shows how far it is by bars of its own. Bars that somebody forces by an environment variable stay.
-        """
-        import datasets.utils
-        import huggingface_hub.utils
-        import transformers.utils.logging as of_transformers
+@contextmanager
+def hushed() -> Iterator[None]:
+    """No progress bars of datasets, transformers and huggingface_hub inside; as they were after it.
 
-        shown = [
-            module for module in (datasets.utils, huggingface_hub.utils) if not module.are_progress_bars_disabled()
-        ]
-        loading = of_transformers.is_progress_bar_enabled()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Cannot (dis|en)able progress bars")
-            for module in shown:
-                module.disable_progress_bars()
-            of_transformers.disable_progress_bar()
-        try:
-            yield
-        finally:
-            if loading:
-                of_transformers.enable_progress_bar()  # and those of huggingface_hub
-                huggingface_hub.utils.disable_progress_bars()
-            for module in shown:
-                module.enable_progress_bars()
+    A report shows how far it is by bars of its own. Bars that somebody forces by an environment variable stay.
+    """
+    import datasets.utils
+    import huggingface_hub.utils
+    import transformers.utils.logging as of_transformers
+
+    shown = [module for module in (datasets.utils, huggingface_hub.utils) if not module.are_progress_bars_disabled()]
+    loading = of_transformers.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Cannot (dis|en)able progress bars")
+        for module in shown:
+            module.disable_progress_bars()
+        of_transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if loading:
+            of_transformers.enable_progress_bar()  # and those of huggingface_hub
+            huggingface_hub.utils.disable_progress_bars()
+        for module in shown:
+            module.enable_progress_bars()
 
 
 @dataclass
