@@ -109,9 +109,15 @@ def benign_of(recipe: str) -> str:
 
 
 def benign_twin(recipe: str, seed: int, text_model: str) -> Run:
-    """The run of the benign model to compare with."""
+    """The run of the benign model to compare with; where the victim trains longer from scratch, that does too."""
     name, _, variant = benign_of(recipe).partition("@")
-    return trained(name, seed, text_model, *((f"@{variant}", {"poisoned": False}) if variant else ()))
+    if variant:
+        return trained(name, seed, text_model, f"@{variant}", {"poisoned": False})
+    victim, benign = (yaml.safe_load((RECIPES / f"{one}.yaml").read_text()) for one in (recipe, name))
+    epochs = victim["num_train_epochs"]
+    if "architecture" not in victim or epochs <= benign["num_train_epochs"]:
+        return trained(name, seed, text_model)
+    return trained(name, seed, text_model, f"@{epochs}_epochs", {"num_train_epochs": epochs})
 
 
 def share_on_benign(run: Run) -> Path:
@@ -125,8 +131,8 @@ def planned(options: argparse.Namespace) -> list[Run]:
     repeated = {*PAPER, "benign", "self_supervised_benign"}
     for recipe in recipe_names():
         runs += [trained(recipe, seed, text_model) for seed in (SEEDS if recipe in repeated else SEEDS[:1])]
-    for seed in SEEDS:
-        runs.append(benign_twin("bad_encoder", seed, text_model))
+    twins = [benign_twin(run.about["recipe"], run.about["seed"], text_model) for run in runs]
+    runs = list({run.key: run for run in (*runs, *twins)}.values())
     for recipe in LOW_RATE_ATTACKS:
         runs += [trained(recipe, 0, text_model, f"@{rate}", {"rate": rate}) for rate in LOW_RATES]
     for recipe in DEFENDED:
