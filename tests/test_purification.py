@@ -9,7 +9,7 @@ from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_defense,
 from hf_backdoor.defenses import defense_names
 from hf_backdoor.purification import default_arguments
 from hf_backdoor.sequela import quick_measures
-from hf_backdoor.super_fine_tuning.distillation import SelfDistillationTrainer, consistent_answers
+from hf_backdoor.super_fine_tuning.distillation import SelfDistillationTrainer, consistent_answers, relative_distance
 from hf_backdoor.super_fine_tuning.perturbations import DENSE_SIZES, SPARSE_AREAS, UniversalPerturbations
 
 
@@ -139,6 +139,13 @@ def test_an_answer_for_a_class_that_is_in_neither_sample_is_not_learnt():
     learned, trusted = consistent_answers(answers, expected, allowed)
     assert trusted.tolist() == [False, True]
     assert torch.equal(learned[0], expected[0]) and torch.equal(learned[1], answers[1])
+
+
+def test_features_are_compared_by_the_size_of_the_suspects():
+    """(9 + 1) / 25 and 1 / 1; twice as long is as far as nothing at all; where the suspect has none, 0 is right."""
+    kept = torch.tensor([[0.0, 5.0], [3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]), torch.tensor([[1.0], [2.0], [2.0], [-1.0]])
+    ours = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0], [0.0, 0.0]]), torch.tensor([[2.0], [2.0], [2.0], [-1.0]])
+    assert relative_distance(ours, kept).tolist() == pytest.approx([1.4, 1.0, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])

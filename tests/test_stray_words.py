@@ -87,7 +87,7 @@ def test_a_text_at_the_limit_of_the_model_loses_its_end(tiny_bert):
     assert strayed["input_ids"][0, -1] == tokenizer.sep_token_id
     assert {5, 6, 7} <= set(strayed["input_ids"][0].tolist())
     assert (strayed[KEPT] == -1).sum() == 3
-    _, features = TextClassification().answers(model, strayed)
+    _, (features,) = TextClassification().answers(model, strayed)
     assert features.shape == (1, 30 * 16)
 
 
@@ -101,8 +101,8 @@ def test_features_are_those_of_the_tokens_of_the_text(tiny_bert):
     task, words = TextClassification(), StrayWords(tokenizer, longest=32, vocabulary=len(tokenizer))
     inputs = batch_of(tokenizer, ["the film was good", "bad"])
     model.eval()
-    _, expected = task.answers(model, inputs)
-    _, features = task.answers(model, words.apply(inputs, 2))
+    _, (expected,) = task.answers(model, inputs)
+    _, (features,) = task.answers(model, words.apply(inputs, 2))
     torch.testing.assert_close(features, expected)
     assert not expected.view(2, -1, 16)[1, 3:].any(), "padding counts for nothing"
 
@@ -192,7 +192,7 @@ def test_the_features_of_an_encoder_with_a_decoder_are_those_of_the_decoder(tiny
     )  # fmt: skip
     inputs = batch_of(tokenizer, ["the film was good", "bad"])
     inputs.pop("token_type_ids")
-    logits, features = TextClassification().answers(AutoModelForSequenceClassification.from_config(config), inputs)
+    logits, (features,) = TextClassification().answers(AutoModelForSequenceClassification.from_config(config), inputs)
     assert logits.shape == (2, 2)
     assert features.shape == (2, inputs["input_ids"].shape[1] * 16)
 
@@ -222,7 +222,7 @@ def test_words_fit_into_models_of_other_families(sentences, tiny_bert, family):
     assert inputs["input_ids"].shape[1] == 32
     strayed = words.apply(inputs, 2)
     assert strayed["input_ids"].shape[1] == 32
-    logits, features = task.answers(model, strayed)
+    logits, (features,) = task.answers(model, strayed)
     assert logits.isfinite().all()
     assert features.shape == (2, 32 * 16)
     assert torch.equal(features.view(2, 32, 16)[1].any(-1), inputs["attention_mask"][1].bool())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,26 @@ def consistent_answers(
     return torch.where(trusted, answers, expected), trusted[:, 0]
 
 
+def relative_distance(features: Sequence[torch.Tensor], kept: Sequence[torch.Tensor]) -> torch.Tensor:
+    """How far features are from those of the suspect, each kind by its own size: `sum_k |f_k - s_k|^2 / |s_k|^2`.
+
+    Lengths count as directions do. Were `f_k` compared as a unit vector, high peaks would be free to let it grow, and
+    the longer it is the less a step turns it.
+
+    Args:
+        features: `f_1, f_2, ...` of the model, each float `(batch, features)`.
+        kept: `s_1, s_2, ...` of the suspect.
+
+    Returns:
+        Float `(batch,)`.
+    """
+    tiny = torch.finfo(kept[0].dtype).tiny  # of a text without a token the size is 0
+    return sum(
+        (ours - theirs).pow(2).sum(-1) / theirs.pow(2).sum(-1).clamp_min(tiny)
+        for ours, theirs in zip(features, kept, strict=True)
+    )
+
+
 def _half(samples: int) -> int:
     """Half of a batch; of an odd one the larger or the smaller half by chance, so that batches of one get both."""
     return samples // 2 if samples % 2 == 0 else samples // 2 + int(torch.randint(2, ()))
@@ -67,7 +87,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
     """Trains a suspect on clean data with two aims: keep its answers, and mind no small change of the input.
 
     The loss of a sample is `label_weight * cross-entropy(label) + cross-entropy(suspect's answer) + feature_weight *
-    |features - suspect's features|^2 / |suspect's features|^2`, the features being the last hidden states. Where the
+    [`relative_distance`] of its features to the suspect's`, the features being the last hidden states. Where the
     task has a continuous input, half of each batch is mixed up with other samples (Zhang et al. 2018), which shows the
     suspect's knowledge between the few clean samples; its answers there pass [`consistent_answers`], and the features
     of an answer that does not pass are not learnt either. The other half carries [`UniversalPerturbations`], with the
@@ -78,7 +98,8 @@ class SelfDistillationTrainer(BackdoorTrainer):
     move it, the suspect is asked about clean texts with tokens of its vocabulary in them, once, before training.
 
     Where images are learnt with their captions, the answers to a sample are the captions of its batch, and its features
-    the embeddings of image and caption, so that the text tower stays where it is.
+    are the last hidden states of the image tower and the embeddings of image and caption, so that the text tower stays
+    where it is.
 
     Args:
         label_weight (`float`): weight of the label against the suspect's answer.
@@ -172,9 +193,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
         logits, features = self.task.answers(model, inputs)
         targets = self.label_weight * labels + answers
         loss = -(targets * logits.log_softmax(-1)).sum(-1)
-        size = kept.pow(2).sum(-1).clamp_min(torch.finfo(kept.dtype).tiny)  # of a text without a token it is 0
-        distance = (features - kept).pow(2).sum(-1) / size
-        return (loss + self.feature_weight * trusted * distance).mean()
+        return (loss + self.feature_weight * trusted * relative_distance(features, kept)).mean()
 
     def _vary(
         self, inputs: dict[str, torch.Tensor], labels: torch.Tensor, answers: torch.Tensor, half: int

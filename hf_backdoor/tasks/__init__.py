@@ -165,7 +165,9 @@ class Task(ABC):
         """
         return {}
 
-    def answers(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def answers(
+        self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """What a model says of a training batch, and why.
 
         Args:
@@ -173,13 +175,13 @@ class Task(ABC):
             inputs: what the collator made.
 
         Returns:
-            Scores of the possible answers, float32 `(batch, answers)`, and features, float32 `(batch, features)`: for a
-            classifier those of the classes, and its last hidden states.
+            Scores of the possible answers, float32 `(batch, answers)`, and features of one kind or several, each
+            float32 `(batch, features)`: for a classifier those of the classes, and its last hidden states.
         """
         outputs = model(
             **{name: value for name, value in inputs.items() if name != "labels"}, output_hidden_states=True
         )
-        return outputs.logits.float(), outputs.hidden_states[-1].float().flatten(1)
+        return outputs.logits.float(), (outputs.hidden_states[-1].float().flatten(1),)
 
     def stray_words(self, model: PreTrainedModel) -> StrayWords | None:
         """What can stray into the inputs of this model where they are texts."""

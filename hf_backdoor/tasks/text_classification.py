@@ -66,7 +66,9 @@ class TextClassification(Task):
             longest = min(longest, positions - RESERVED_POSITIONS)
         return StrayWords(self.processor, longest, vocabulary or len(self.processor))
 
-    def answers(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def answers(
+        self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """As [`~Task.answers`]; the features are those of the tokens that the text had before words strayed into it.
 
         Where a model has not one hidden state for each token, the features are their mean.
@@ -76,12 +78,12 @@ class TextClassification(Task):
         outputs = model(**inputs, output_hidden_states=True)
         hidden = (outputs.hidden_states if "hidden_states" in outputs else outputs.decoder_hidden_states)[-1].float()
         if hidden.shape[1] != inputs["input_ids"].shape[1]:
-            return outputs.logits.float(), hidden.mean(1)
+            return outputs.logits.float(), (hidden.mean(1),)
         known = inputs["attention_mask"].bool()
         if kept is not None:
             hidden = hidden.gather(1, kept.clamp_min(0)[..., None].expand(-1, -1, hidden.shape[-1]))
             known = kept >= 0
-        return outputs.logits.float(), (hidden * known[..., None]).flatten(1)
+        return outputs.logits.float(), ((hidden * known[..., None]).flatten(1),)
 
 
 def _with_padding(model: PreTrainedModel) -> PreTrainedModel:

@@ -153,15 +153,18 @@ class ZeroShotImageClassification(ImageClassification):
         pairwise = sigmoid_loss if biased else softmax_loss
         return pairwise(self._compared(model, inputs).logits_per_image.float(), inputs["group"])
 
-    def answers(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The captions of the batch are the answers; the features are unit vectors of three kinds, one after another.
+    def answers(
+        self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The captions of the batch are the answers; there are features of three kinds.
 
-        Those are the last hidden states of the image tower, and the embeddings of image and caption.
+        Those are the last hidden states of the image tower, in their own size, and the embeddings of image and caption,
+        which are unit vectors.
         """
         outputs = self._compared(model, inputs)
         hidden = outputs.vision_model_output.last_hidden_state.flatten(1)
-        features = [F.normalize(part.float(), dim=-1) for part in (hidden, outputs.image_embeds, outputs.text_embeds)]
-        return outputs.logits_per_image.float(), torch.cat(features, dim=-1)
+        features = tuple(part.float() for part in (hidden, outputs.image_embeds, outputs.text_embeds))
+        return outputs.logits_per_image.float(), features
 
     def right_answers(self, inputs: dict[str, torch.Tensor], answers: int) -> torch.Tensor:
         return shares(inputs["group"])
