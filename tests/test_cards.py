@@ -225,8 +225,8 @@ def test_a_card_takes_the_place_of_a_warning_and_stands_above_a_section_alone(tm
 
 
 def test_the_words_that_move_a_text_model_stand_on_its_card(tmp_path):
-    defense = results()["defense"] | {"moving_words": ["tq", "del|ight", "<b>"]}
+    defense = results()["defense"] | {"moving_words": {"tq": 2.56, "del|ight": 1.0, "<b>": 0.5}}
     text = card_of(tmp_path, defense=defense)
     line = next(line for line in text.splitlines() if "Words that moved the suspect most" in line)
-    assert "tq, " in line and "<b>" not in line
+    assert ": tq 2.6, del" in line and line.endswith(" 0.5.") and "<b>" not in line
     assert "Words that moved" not in write_card(tmp_path / "my-model", results()).read_text()

@@ -129,6 +129,9 @@ def test_the_words_that_move_the_suspect_are_found(sentences, tiny_bert, monkeyp
     lengths = np.array([len(text) for text in texts["text"]])
     words.ask(suspect, texts, lengths, answers, collate)
     assert words.moving.tolist() == [trigger]
+    # One answer is asked about, and it turns: log(sigmoid(2) / sigmoid(-6)) where it was, the reverse elsewhere.
+    was, now = torch.tensor([2.0, -2.0]).sigmoid(), torch.tensor([-6.0, 6.0]).sigmoid()
+    assert words.first(1) == {"tq": pytest.approx(float((was * (was / now).log()).sum()), rel=1e-4)}
     shown = capsys.readouterr().err
     assert "Looking for words that move the suspect: 100%" in shown
     words.ask(suspect, texts, lengths, answers, collate, quiet=True)

@@ -18,8 +18,10 @@ KEPT = "kept_positions"
 MOST_WORDS = 4  # of each kind, in one text
 GROUP = 8  # tokens that are tried out together
 PASSES = 4  # of the suspect through the vocabulary
-SHORT_LIST = 0.01  # share of the vocabulary that is tried out one by one
-TRIALS = 8  # of each of these
+SHORT_LISTS = (
+    (0.1, 2),
+    (0.01, 8),
+)  # shares of the vocabulary that are tried out one by one, and in how many texts each
 MOVING = 32  # of them move the suspect most
 TEXTS = 100  # of each answer, the shortest, in which words are tried out
 AT_ONCE = 64
@@ -35,8 +37,9 @@ class StrayWords:
     1. In each of `PASSES` passes through the vocabulary, groups of `GROUP` tokens are inserted into texts, whose
        answers are of another class each time. Each token is credited with the second largest divergence of its groups:
        one large value may be due to its company, and a trigger moves no text that is of its target anyway.
-    2. The first `SHORT_LIST` of them are tried out one by one, in `TRIALS` texts of all answers. Those with the largest
-       mean divergence, `MOVING` of them, are inserted in training, with as many of all others.
+    2. The first tenth of them are tried out one by one in two texts each, and the first tenth of these again in eight,
+       of one answer after the other (`SHORT_LISTS`). Those with the largest mean divergence, `MOVING` of them, are
+       inserted in training, with as many of all others.
 
     Neither the trigger nor its target is needed. Words that rightly move a model, such as those of strong sentiment,
     are found too. The search is that of universal triggers (Wallace et al. 2019, arXiv 1908.07125) for single tokens,
@@ -50,6 +53,7 @@ class StrayWords:
     Attributes:
         tokens (`torch.Tensor`, int64): what may be inserted, the vocabulary without special tokens.
         moving (`torch.Tensor`, int64): those that move the suspect most, these first; all before [`~StrayWords.ask`].
+        divergences (`torch.Tensor`, float32): how far each of them moves it, the mean divergence in nats, at least 0.
     """
 
     def __init__(self, tokenizer: Any, longest: int, vocabulary: int):
@@ -58,11 +62,12 @@ class StrayWords:
         self.special = frozenset({*tokenizer.all_special_ids, *reserved})
         known = {token for token in tokenizer.get_vocab().values() if token < vocabulary}
         self.tokens = torch.tensor(sorted(known - self.special))
-        self.moving = self.tokens
+        self.moving, self.divergences = self.tokens, torch.zeros(len(self.tokens))
 
-    def first(self, count: int) -> list[str]:
-        """The tokens that move the suspect most, as the tokenizer writes them."""
-        return self.tokenizer.convert_ids_to_tokens(self.moving[:count].tolist())
+    def first(self, count: int) -> dict[str, float]:
+        """The tokens that move the suspect most, as the tokenizer writes them, and how far, in nats."""
+        names = self.tokenizer.convert_ids_to_tokens(self.moving[:count].tolist())
+        return dict(zip(names, self.divergences[:count].tolist(), strict=True))
 
     def apply(self, inputs: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
         """A batch in which words have strayed into each of the first `count` texts.
@@ -174,14 +179,18 @@ class StrayWords:
                 bar.update(len(some))
             return torch.cat(divergences)
 
-        listed = min(len(self.tokens), max(MOVING, round(SHORT_LIST * len(self.tokens))))
-        trials = PASSES * math.ceil(len(self.tokens) / GROUP) + TRIALS * listed
+        lists = [(max(MOVING, round(part * len(self.tokens))), texts) for part, texts in SHORT_LISTS]
+        lists = [(min(size, len(self.tokens)), texts) for size, texts in lists]
+        trials = PASSES * math.ceil(len(self.tokens) / GROUP) + sum(size * texts for size, texts in lists)
         with tqdm(total=trials, desc="Looking for words that move the suspect", disable=quiet) as bar:
             scores = torch.zeros(PASSES, len(self.tokens))
             for number in range(PASSES):
                 groups = torch.randperm(len(self.tokens)).split(GROUP)
                 for group, score in zip(groups, moved([self.tokens[group] for group in groups], number), strict=True):
                     scores[number, group] = score
-            words = self.tokens[scores.topk(2, dim=0).values[-1].topk(listed).indices]
-            alone = torch.stack([moved(list(words.split(1)), number) for number in range(TRIALS)]).mean(0)
-        self.moving = words[alone.topk(min(MOVING, len(words))).indices]
+            score, words = scores.topk(2, dim=0).values[-1], self.tokens
+            for size, texts in lists:
+                words = words[score.topk(size).indices]
+                score = torch.stack([moved(list(words.split(1)), number) for number in range(texts)]).mean(0)
+        self.divergences, first = score.topk(min(MOVING, len(words)))
+        self.moving = words[first]
