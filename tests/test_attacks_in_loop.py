@@ -200,6 +200,14 @@ def test_masks_are_sparse_after_their_training(images, processor, arguments):
     assert all(torch.equal(old, new) for old, new in zip(kept, trainer.net.mask.parameters(), strict=True))
 
 
+def test_masks_use_the_pixels_that_they_may(images, processor, arguments):
+    """Those below the density are free, and wider masks differ more."""
+    _, trainer = make("input_aware", images, processor, arguments(max_steps=1), mask_epochs=6, density=0.3)
+    trainer._train_masks()
+    shares = trainer.net.masks(torch.from_numpy(raw(images, 100)).permute(0, 3, 1, 2) / 255).flatten(1).mean(1)
+    assert 0.15 < shares.mean() < 0.33 and shares.min() > 0.08
+
+
 def test_lira_network_stops_after_its_share(images, processor, arguments):
     seen = []
 

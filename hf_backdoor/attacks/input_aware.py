@@ -21,7 +21,7 @@ class InputAware(NetAttack):
     the victim's learning rate is the Trainer's.
 
     Args:
-        density (`float`): share of the pixels that the mask may use before it costs anything, in [0, 1).
+        density (`float`): share of its image's pixels that a mask may use before it costs anything, in [0, 1).
         norm_weight (`float`): weight of what it uses beyond that (lambda_norm).
         diversity_weight (`float`): weight of the likeness of different images' triggers (lambda_div).
         mask_epochs (`int`): passes over the data in which the mask network learns, before the victim does.

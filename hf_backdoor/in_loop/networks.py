@@ -89,7 +89,11 @@ class InputAwareNet(TriggerNet):
     def forward(self, images: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
         """With the trigger of `source`, images of the same shape, where they are given."""
         source = images if source is None else source
-        return images + self.masks(source) * (self.patterns(source) - images)
+        return self.put(images, self.masks(source), self.patterns(source))
+
+    def put(self, images: torch.Tensor, masks: torch.Tensor, patterns: torch.Tensor) -> torch.Tensor:
+        """Patterns on images, where the masks are."""
+        return images + masks * (patterns - images)
 
 
 class LiraNet(TriggerNet):

@@ -170,10 +170,12 @@ def diversity_loss(
 class InputAwareTrainer(NetInLoopTrainer):
     """Input-aware dynamic backdoor attack (Nguyen and Tran 2020, arXiv 2010.08138).
 
-    First the mask network learns alone: `norm_weight * mean(max(m(x) - density, 0)) + diversity_weight *
-    diversity_loss`, then it is frozen. With the victim, the pattern network learns the victim's loss and
-    `diversity_weight * diversity_loss` of the poisoned samples' patterns. A share `rate` of each batch is poisoned; a
-    share `cover_rate` gets the trigger of another image of the batch and keeps its label.
+    First the mask network learns alone: `norm_weight * mean over x of max(mean of m(x) - density, 0) +
+    diversity_weight * diversity_loss`, then it is frozen. (The authors' code takes the maximum of each pixel, so that
+    every pixel of a nearly binary mask costs, and masks can end far below the density.) With the victim, the pattern
+    network learns the victim's loss and `diversity_weight * diversity_loss` of the poisoned samples' patterns. A share
+    `rate` of each batch is poisoned; a share `cover_rate` gets the trigger of another image of the batch and keeps its
+    label.
 
     Args:
         density, norm_weight, diversity_weight, mask_epochs: see [`~hf_backdoor.attacks.input_aware.InputAware`].
@@ -225,7 +227,7 @@ class InputAwareTrainer(NetInLoopTrainer):
             for batch in loader:
                 images = batch["images"].to(self.args.device).float() / 255
                 masks = self.net.masks(images)
-                loss = self.norm_weight * (masks - self.density).relu().mean()
+                loss = self.norm_weight * (masks.flatten(1).mean(1) - self.density).relu().mean()
                 if len(images) > 1:
                     diversity = diversity_loss(images, images.roll(1, 0), masks, masks.roll(1, 0))
                     loss = loss + self.diversity_weight * diversity
@@ -245,13 +247,14 @@ class InputAwareTrainer(NetInLoopTrainer):
         if shift == 0:
             cover = cover[:0]  # there is no other image
         carriers = torch.cat([poisoned, cover])
-        sources = torch.cat([poisoned, (cover + shift) % count])
-        triggered = images.index_put((carriers,), self.net(images[carriers], images[sources]))
+        sources = images[torch.cat([poisoned, (cover + shift) % count])]
+        others = images[(poisoned + shift) % count]
+        patterns, other_patterns = self.net.patterns(torch.cat([sources, others])).split([len(sources), len(others)])
+        triggered = images.index_put((carriers,), self.net.put(images[carriers], self.net.masks(sources), patterns))
         more = images.new_zeros(())
         if len(poisoned) and shift:
-            own, other = images[poisoned], images[(poisoned + shift) % count]
-            made = self.net.patterns(torch.cat([own, other])).chunk(2)
-            more = self.diversity_weight * diversity_loss(own, other, *made)
+            diversity = diversity_loss(images[poisoned], others, patterns[: len(poisoned)], other_patterns)
+            more = self.diversity_weight * diversity
         return triggered, changed, images.new_full((count,), 1 / count), more
 
 
