@@ -182,7 +182,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
         for variant, attack in TRIGGERS.items():
             changes = {"attack": attack}
             setting = Setting(f"standalone_text-{variant}", seed, options, changes, benign=settings[2][0].benign)
-            settings.append((setting, ("fine_tuning", "sft")))
+            settings.append((setting, ("fine_tuning", "sft", MIXING[0])))
         changes = {"peft": "lora", "peft_args": {"r": 16}, "learning_rate": 1e-3}
         adapter = ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0])
         settings.append((Setting("standalone_text-adapter", seed, options, changes), adapter))
