@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,20 +117,6 @@ def towers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     pair = {name: children[name] for name in BODIES if name in children}
     prefix = getattr(model, "base_model_prefix", "")
     return pair or ({prefix: children[prefix]} if prefix in children else {"": model})
-
-
-def block_names(module: torch.nn.Module, prefix: str) -> Iterator[str]:
-    """Full names of the blocks of a tower: the items of its outermost lists of modules, in their order.
-
-    In a hierarchical network (ResNet, Swin, ConvNeXt) these are the stages.
-    """
-    import torch
-
-    for name, child in module.named_children():
-        if isinstance(child, torch.nn.ModuleList):
-            yield from (f"{prefix}{name}.{number}." for number in range(len(child)))
-        else:
-            yield from block_names(child, f"{prefix}{name}.")
 
 
 def target_modules(model: torch.nn.Module, parts: tuple[str, ...]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from ..architectures import block_names, towers
 from ..trainer import BackdoorTrainer
-from .hidden_shifts import HiddenShifts
 from .perturbations import UniversalPerturbations
 from .stray_words import StrayWords
 
@@ -24,7 +21,7 @@ ANSWERS = "suspect_logits"
 # An augmentation is used if it costs the suspect no more accuracy than this on the clean samples: the model was then
 # trained with something like it, or is indifferent to it.
 TOLERANCE = 0.02
-PERTURBATIONS_FILE, SHIFTS_FILE = "universal_perturbations.safetensors", "hidden_shifts.safetensors"
+PERTURBATIONS_FILE = "universal_perturbations.safetensors"
 
 
 class CollatorWithAnswers:
@@ -97,9 +94,8 @@ class SelfDistillationTrainer(BackdoorTrainer):
     suspect's answer and features for the sample *without* them. So the suspect is never asked about anything that might
     be its trigger, unless mixing happens to make one, and then it is not believed.
 
-    Texts are not mixed. Half of each batch carries [`StrayWords`]; to find those that move it, the suspect is asked
-    about clean texts with tokens of its vocabulary in them, once, before training. The other half gets
-    [`HiddenShifts`].
+    Texts are not mixed, and half of each batch carries [`StrayWords`] in place of perturbations. To find those that
+    move it, the suspect is asked about clean texts with tokens of its vocabulary in them, once, before training.
 
     Where images are learnt with their captions, the answers to a sample are the captions of its batch, and its features
     are the last hidden states of the image tower and the embeddings of image and caption, so that the text tower stays
@@ -118,7 +114,6 @@ class SelfDistillationTrainer(BackdoorTrainer):
         self.label_weight, self.feature_weight = label_weight, feature_weight
         self.suspect: torch.nn.Module | None = None
         self.perturbations: UniversalPerturbations | None = None
-        self.shifts: HiddenShifts | None = None
         self.stray_words: StrayWords | None = None
         self.trusted_answers = self.asked_answers = 0
 
@@ -139,7 +134,6 @@ class SelfDistillationTrainer(BackdoorTrainer):
         )
         self.stray_words = self.task.stray_words(self.suspect)
         if self.stray_words is not None:
-            self.shifts = self._hidden_shifts()
             texts = self.train_dataset[self.columns.input]
             self.stray_words.ask(
                 lambda batch: self.task.answers(self.suspect, self._prepare_inputs(batch))[0],
@@ -151,15 +145,6 @@ class SelfDistillationTrainer(BackdoorTrainer):
             )
         if not self.task.own_loss:
             self.train_dataset = self.train_dataset.add_column(ANSWERS, list(logits.astype(np.float32)))
-
-    def _hidden_shifts(self) -> HiddenShifts:
-        model = self.accelerator.unwrap_model(self.model)
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
-        names = (
-            name for prefix, tower in towers(model).items() for name in block_names(tower, prefix and f"{prefix}.")
-        )
-        blocks = [model.get_submodule(name.rstrip(".")) for name in names]
-        return HiddenShifts(blocks, getattr(model.config, "hidden_size", 0), self.args.seed, self.args.device)
 
     @torch.no_grad()
     def _ask(self, augmentation: str | None = None) -> tuple[np.ndarray | None, np.ndarray]:
@@ -193,9 +178,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
             half = _half(len(labels))
             inputs, asked, labels, answers, likely = self._vary(inputs, labels, answers, half)
         elif self.stray_words is not None:
-            strayed = _half(len(labels))
-            inputs = self.stray_words.apply(inputs, strayed)
-            self.shifts.choose(len(labels), strayed, self._turn())
+            inputs = self.stray_words.apply(inputs, _half(len(labels)))
         with torch.no_grad():
             said, kept = self.task.answers(self.suspect, asked)
         if half < len(labels):
@@ -231,7 +214,8 @@ class SelfDistillationTrainer(BackdoorTrainer):
             share = weight.view(-1, *[1] * (samples.ndim - 1))
             return share * samples[half:] + (1 - share) * samples[partner]
 
-        perturbed = self.perturbations.apply(values[:half], self._turn())
+        first = self.state.global_step * max(1, self.args.train_batch_size // 2)
+        perturbed = self.perturbations.apply(values[:half], first)
         mixed = mix(values)
         likely = (F.one_hot(answers.argmax(-1), answers.shape[-1]) + labels) > 0
         return (
@@ -242,40 +226,27 @@ class SelfDistillationTrainer(BackdoorTrainer):
             likely[half:] | likely[partner],
         )
 
-    def _turn(self) -> int:
-        """With which perturbation the batch of this step begins; small ones do not meet all of them."""
-        return self.state.global_step * max(1, self.args.train_batch_size // 2)
-
     def _input_range(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         low, high = self.task.input_range(self.processing_class)
         return low.to(values.device), high.to(values.device)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        with self.shifts.applied() if self.shifts is not None else nullcontext():
-            loss = super().training_step(*args, **kwargs)
-        for grown in self._grown().values():
-            if grown.values.grad is not None:
-                # The same in all processes.
-                grown.ascend(self.accelerator.reduce(grown.values.grad, "mean"))
+        loss = super().training_step(*args, **kwargs)
+        if self.perturbations is not None:
+            # The same perturbations in all processes.
+            self.perturbations.ascend(self.accelerator.reduce(self.perturbations.values.grad, "mean"))
         return loss
-
-    def _grown(self) -> dict[str, UniversalPerturbations | HiddenShifts]:
-        """What grows along with the model, by the files of a checkpoint."""
-        both = {PERTURBATIONS_FILE: self.perturbations, SHIFTS_FILE: self.shifts}
-        return {name: grown for name, grown in both.items() if grown is not None}
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            for name, grown in self._grown().items():
-                save_file({"values": grown.values.detach().cpu()}, self.checkpoint_folder(trial) / name)
+        if self.perturbations is not None and self.args.should_save:
+            folder = self.checkpoint_folder(trial)
+            save_file({"values": self.perturbations.values.detach().cpu()}, folder / PERTURBATIONS_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        folder = Path(resume_from_checkpoint)
-        if (folder / PERTURBATIONS_FILE).is_file():
-            values = load_file(folder / PERTURBATIONS_FILE)["values"].to(self.args.device)
+        stored = Path(resume_from_checkpoint) / PERTURBATIONS_FILE
+        if stored.is_file():
+            values = load_file(stored)["values"].to(self.args.device)
             self.perturbations = UniversalPerturbations(values.shape[1:], *self._input_range(values))
-        for name, grown in self._grown().items():
-            if (folder / name).is_file():
-                grown.values = load_file(folder / name)["values"].to(self.args.device).requires_grad_(True)
+            self.perturbations.values = values.requires_grad_(True)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..architectures import block_names, towers
+from ..architectures import towers
 from ..errors import InputError
 from . import Selection
 
 
 if TYPE_CHECKING:
     import torch
+
+
+def block_names(module: torch.nn.Module, prefix: str) -> Iterator[str]:
+    """Full names of the blocks of a tower: the items of its outermost lists of modules, in their order.
+
+    In a hierarchical network (ResNet, Swin, ConvNeXt) these are the stages.
+    """
+    import torch
+
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.ModuleList):
+            yield from (f"{prefix}{name}.{number}." for number in range(len(child)))
+        else:
+            yield from block_names(child, f"{prefix}{name}.")
 
 
 @dataclass(frozen=True)
