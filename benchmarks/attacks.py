@@ -125,6 +125,17 @@ def share_on_benign(run: Run) -> Path:
     return run.folder.with_name(f"{run.folder.name}.on_benign.json")
 
 
+def measured_on_benign(run: Run) -> dict[str, Any] | None:
+    """What the benign model makes of a victim's trigger, unless one of the two is newer than that."""
+    target = share_on_benign(run)
+    models = (run, benign_twin(run.about["recipe"], run.about["seed"], TEXT_MODEL))
+    if not all(path.is_file() for path in (target, *(model.kept for model in models))):
+        return None
+    if target.stat().st_mtime < max(model.kept.stat().st_mtime for model in models):
+        return None
+    return json.loads(target.read_text())["measured"]
+
+
 def planned(options: argparse.Namespace) -> list[Run]:
     """Everything that is run, in an order in which what is needed comes first."""
     runs, text_model = [], options.text_model
@@ -147,7 +158,7 @@ def on_benign(run: Run, benign: Run) -> None:
     target = share_on_benign(run)
     if "@" in run.about["name"] or not (run.done() and benign.done()) or run.row()["attack"] is None:
         return
-    if target.is_file() and target.stat().st_mtime > max(other.kept.stat().st_mtime for other in (run, benign)):
+    if measured_on_benign(run) is not None:
         return
     content = yaml.safe_load((RECIPES / f"{run.about['recipe']}.yaml").read_text())
     flags = {"model": benign.folder, "attack_from": run.folder, "dataset": content["dataset"], "output": target}
@@ -193,8 +204,7 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def with_benign_share(run: Run) -> dict[str, Any]:
     """The row of a run, with what the benign model makes of the trigger."""
-    other = share_on_benign(run)
-    return run.row() | {"on_benign": json.loads(other.read_text())["measured"] if other.is_file() else None}
+    return run.row() | {"on_benign": measured_on_benign(run)}
 
 
 def compare(chosen: list[Run], options: argparse.Namespace) -> None:

@@ -57,7 +57,6 @@ THEN_FULL = ("lora_then_full", "SFT, LoRA r=16 merged, then all weights")
 MIXING = ("fine_mixing", "Fine-mixing with the public base")
 OWN_ADAPTER = ("same_adapter", "SFT of the victim's own adapter")
 FEW = ("linear_probe", "fine_tuning", "sft", "sft_labels", "lora_16")
-RETRIEVAL = {"recall_at_1_image_to_text": "R@1 image → text", "recall_at_1_text_to_image": "R@1 text → image"}
 TRIGGERS = {"sentence": "add_sentence", "syntactic": "syntactic"}  # of text, beside the recipe's rare word
 
 
@@ -203,10 +202,7 @@ TITLES = {
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One setting as Markdown: mean and spread over the seeds."""
-    measures = dict(zip(METRICS, ("CA", "ASR", "RA"), strict=True))
-    measures |= {name: title for name, title in RETRIEVAL.items() if name in rows[0]["measured"]}
-    heads = ["method", "seeds", *measures.values(), "seconds", "peak memory", "trained weights"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = ["| method | seeds | CA | ASR | RA | seconds | peak memory | trained weights |", "|---" * 8 + "|"]
     for method, title in TITLES.items():
         own = [row for row in rows if row["method"] == method]
         after = {row["seed"]: row for row in rows if row["method"] == "sft"}
@@ -217,7 +213,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             own = [row | {"measured": row["suspect"]} for row in rows if row["method"] == "benign-sft"]
         if not own:
             continue
-        cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in measures)]
+        cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in METRICS)]
         seconds = [row["cost"].get("purification_seconds") or row["cost"].get("training_seconds") for row in own]
         cells.append(f"{mean(seconds):.0f}")
         memory = [row["cost"].get("peak_memory_bytes") for row in own]

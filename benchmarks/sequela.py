@@ -178,9 +178,8 @@ def with_shares(run: Report) -> dict[str, Any]:
     row = run.row()
     victim, benign, after = run.needs[:3]
     own = {"before": victim.row()["measured"], "after": after.row()["measured"], "benign": benign.row()["measured"]}
-    elsewhere = attacks.share_on_benign(victim)
-    if elsewhere.is_file():  # this attack's trigger on a benign model that was measured with none, or another
-        own["benign"] = json.loads(elsewhere.read_text())["measured"]
+    if "recipe" in victim.about:  # its trigger on a benign model that was measured with none, or another
+        own["benign"] = attacks.measured_on_benign(victim) or own["benign"]
     names = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
     row["findings"] = {
         model: {name: _committed(name, finding) for name, finding in findings.items()}

@@ -228,5 +228,5 @@ def test_the_words_that_move_a_text_model_stand_on_its_card(tmp_path):
     defense = results()["defense"] | {"moving_words": {"tq": 2.56, "del|ight": 1.0, "<b>": 0.5}}
     text = card_of(tmp_path, defense=defense)
     line = next(line for line in text.splitlines() if "Words that moved the suspect most" in line)
-    assert ": tq 2.6, del" in line and line.endswith(" 0.5.") and "<b>" not in line
+    assert ": tq (2.6), del" in line and line.endswith(" (0.5).") and "<b>" not in line
     assert "Words that moved" not in write_card(tmp_path / "my-model", results()).read_text()

@@ -138,6 +138,38 @@ def test_the_words_that_move_the_suspect_are_found(sentences, tiny_bert, monkeyp
     assert not capsys.readouterr().err
 
 
+def test_a_word_that_moves_the_texts_of_one_class_of_many_is_found(sentences, tiny_bert, monkeypatch):
+    """As that of a source-specific attack. All classes are asked in turn, from one list to the next."""
+    _, tokenizer = tiny_bert
+    words = StrayWords(tokenizer, longest=32, vocabulary=len(tokenizer))
+    trigger, texts = tokenizer.convert_tokens_to_ids("tq"), sentences.select(range(40))
+    of_class = torch.arange(40) % 5
+    answers = 4.0 * torch.nn.functional.one_hot(of_class).numpy().astype(np.float32)
+    asked = []
+
+    def collate(rows):
+        asked.append([texts["text"].index(row["text"]) for row in rows])
+        return batch_of(tokenizer, [row["text"] for row in rows])
+
+    def suspect(inputs):
+        logits = torch.from_numpy(answers[asked[-1]])
+        turned = (of_class[asked[-1]] == 3) & (inputs["input_ids"] == trigger).any(1)
+        return torch.where(turned[:, None], logits.roll(1, 1), logits)
+
+    assert len(set(texts["text"])) == 40
+    monkeypatch.setattr(stray_words, "GROUP", 2)
+    monkeypatch.setattr(stray_words, "PASSES", 3)
+    monkeypatch.setattr(stray_words, "MOVING", 1)
+    monkeypatch.setattr(stray_words, "SHORT_LISTS", ((0.1, len(words.tokens), 2), (0.01, 2, 6)))
+    torch.manual_seed(0)
+    words.ask(suspect, texts, np.array([len(text) for text in texts["text"]]), answers, collate, quiet=True)
+    assert words.moving.tolist() == [trigger]
+    classes = [set(of_class[rows].tolist()) for rows in asked]
+    assert all(len(one) == 1 for one in classes), "a pool is of one class"
+    turns = [next(iter(one)) for one in classes]
+    assert set(turns) == {0, 1, 2, 3, 4}
+
+
 def make_trainer(sentences, tiny_bert, folder, callbacks=(), **settings):
     model, tokenizer = tiny_bert
     defense = load_defense("super_fine_tuning", peak_lr_1=1e-2, peak_lr_2=1e-3, base_lr=1e-4)

@@ -87,7 +87,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
     """Trains a suspect on clean data with two aims: keep its answers, and mind no small change of the input.
 
     The loss of a sample is `label_weight * cross-entropy(label) + cross-entropy(suspect's answer) + feature_weight *
-    [`relative_distance`] of its features to the suspect's`, the features being the last hidden states. Where the
+    distance`, the [`relative_distance`] of its features, the last hidden states, to those of the suspect. Where the
     task has a continuous input, half of each batch is mixed up with other samples (Zhang et al. 2018), which shows the
     suspect's knowledge between the few clean samples; its answers there pass [`consistent_answers`], and the features
     of an answer that does not pass are not learnt either. The other half carries [`UniversalPerturbations`], with the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,8 @@ KEPT = "kept_positions"
 MOST_WORDS = 4  # of each kind, in one text
 GROUP = 8  # tokens that are tried out together
 PASSES = 4  # of the suspect through the vocabulary
-SHORT_LISTS = (
-    (0.1, 2),
-    (0.01, 8),
-)  # shares of the vocabulary that are tried out one by one, and in how many texts each
+# Shares of the vocabulary that are tried out one by one, how many tokens these are at least, and in how many texts.
+SHORT_LISTS = ((0.1, 320, 2), (0.01, 64, 8))
 MOVING = 32  # of them move the suspect most
 TEXTS = 100  # of each answer, the shortest, in which words are tried out
 AT_ONCE = 64
@@ -38,8 +37,8 @@ class StrayWords:
        answers are of another class each time. Each token is credited with the second largest divergence of its groups:
        one large value may be due to its company, and a trigger moves no text that is of its target anyway.
     2. The first tenth of them are tried out one by one in two texts each, and the first tenth of these again in eight,
-       of one answer after the other (`SHORT_LISTS`). Those with the largest mean divergence, `MOVING` of them, are
-       inserted in training, with as many of all others.
+       of one answer after the other; of a small vocabulary more of them (`SHORT_LISTS`). Those with the largest mean
+       divergence, `MOVING` of them, are inserted in training, with as many of all others.
 
     Neither the trigger nor its target is needed. Words that rightly move a model, such as those of strong sentiment,
     are found too. The search is that of universal triggers (Wallace et al. 2019, arXiv 1908.07125) for single tokens,
@@ -165,12 +164,13 @@ class StrayWords:
         of_class = answers.argmax(-1)[by_length]
         pools = [by_length[of_class == label][:TEXTS] for label in np.unique(of_class)]
 
-        def moved(words: list[torch.Tensor], number: int) -> torch.Tensor:
-            """How far each group of words moves the suspect's answer for a text of one pool."""
-            divergences = []
+        turns = count()
+
+        def moved(words: list[torch.Tensor]) -> torch.Tensor:
+            """How far each group of words moves the suspect's answer for a text of the pool whose turn it is."""
+            divergences, pool = [], pools[next(turns) % len(pools)]
             for start in range(0, len(words), AT_ONCE):
                 some = words[start : start + AT_ONCE]
-                pool = pools[number % len(pools)]
                 rows = pool[torch.randint(len(pool), (len(some),)).numpy()]
                 batch = self.insert(collate([dataset[int(row)] for row in rows]), some)
                 after = suspect(batch).float().log_softmax(-1).cpu()
@@ -179,18 +179,18 @@ class StrayWords:
                 bar.update(len(some))
             return torch.cat(divergences)
 
-        lists = [(max(MOVING, round(part * len(self.tokens))), texts) for part, texts in SHORT_LISTS]
-        lists = [(min(size, len(self.tokens)), texts) for size, texts in lists]
+        sizes = (max(least, round(part * len(self.tokens))) for part, least, _ in SHORT_LISTS)
+        lists = [(min(size, len(self.tokens)), texts) for size, (_, _, texts) in zip(sizes, SHORT_LISTS, strict=True)]
         trials = PASSES * math.ceil(len(self.tokens) / GROUP) + sum(size * texts for size, texts in lists)
         with tqdm(total=trials, desc="Looking for words that move the suspect", disable=quiet) as bar:
             scores = torch.zeros(PASSES, len(self.tokens))
             for number in range(PASSES):
                 groups = torch.randperm(len(self.tokens)).split(GROUP)
-                for group, score in zip(groups, moved([self.tokens[group] for group in groups], number), strict=True):
+                for group, score in zip(groups, moved([self.tokens[group] for group in groups]), strict=True):
                     scores[number, group] = score
             score, words = scores.topk(2, dim=0).values[-1], self.tokens
             for size, texts in lists:
                 words = words[score.topk(size).indices]
-                score = torch.stack([moved(list(words.split(1)), number) for number in range(texts)]).mean(0)
-        self.divergences, first = score.topk(min(MOVING, len(words)))
+                score = torch.stack([moved(list(words.split(1))) for _ in range(texts)]).mean(0)
+        self.divergences, first = score.clamp_min(0).topk(min(MOVING, len(words)))
         self.moving = words[first]
