@@ -163,6 +163,8 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
             return None
         scalar = _unless_text(value)  # text stays as typed, except where a number can stand in its place
         value = scalar if type(scalar) in types or str not in types else str(value)
+    elif isinstance(value, str) and float in types and str not in types:
+        value = as_yaml(value, name)  # 3e-4 in a file of settings
     if name == "seed" and isinstance(value, int) and value < 0:
         raise InputError(name, value, "must be 0 or more")
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
 from hf_backdoor import (
@@ -457,3 +458,9 @@ def test_numbers_can_stand_for_text():
     assert load_trigger("rare_words", words=5).words == "5"
     long = load_trigger("add_sentence", sentence="very " * 200)
     assert long.fingerprint() != load_trigger("add_sentence").fingerprint()
+
+
+def test_a_number_that_yaml_takes_for_text_is_one():
+    """`ratio: 3e-1` in a file of settings: YAML 1.1 wants 3.0e-1."""
+    assert yaml.safe_load("ratio: 3e-1") == {"ratio": "3e-1"}
+    assert load_trigger("blended", **yaml.safe_load("ratio: 3e-1")) == load_trigger("blended", ratio=0.3)
