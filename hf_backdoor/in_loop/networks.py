@@ -86,8 +86,10 @@ class InputAwareNet(TriggerNet):
         """`(batch, 1, height, width)`."""
         return (20 * (self.mask(images).tanh() / 2 + 0.5) - 10).tanh() / 2 + 0.5
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.put(images, self.masks(images), self.patterns(images))
+    def forward(self, images: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
+        """With the trigger of `source`, images of the same shape, where they are given."""
+        source = images if source is None else source
+        return self.put(images, self.masks(source), self.patterns(source))
 
     def put(self, images: torch.Tensor, masks: torch.Tensor, patterns: torch.Tensor) -> torch.Tensor:
         """Patterns on images, where the masks are."""
