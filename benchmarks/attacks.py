@@ -139,7 +139,7 @@ def measured_on_benign(run: Run) -> dict[str, Any] | None:
 def planned(options: argparse.Namespace) -> list[Run]:
     """Everything that is run, in an order in which what is needed comes first."""
     runs, text_model = [], options.text_model
-    repeated = {*PAPER, "adap_blend", "benign", "self_supervised_benign"}
+    repeated = {*PAPER, "adap_blend", "sbl", "benign", "self_supervised_benign"}
     for recipe in recipe_names():
         runs += [trained(recipe, seed, text_model) for seed in (SEEDS if recipe in repeated else SEEDS[:1])]
     twins = [benign_twin(run.about["recipe"], run.about["seed"], text_model) for run in runs]
