@@ -128,12 +128,12 @@ def share_on_benign(run: Run) -> Path:
 def measured_on_benign(run: Run) -> dict[str, Any] | None:
     """What the benign model makes of a victim's trigger, unless one of the two is newer than that."""
     target = share_on_benign(run)
-    models = (run, benign_twin(run.about["recipe"], run.about["seed"], TEXT_MODEL))
-    if not all(path.is_file() for path in (target, *(model.kept for model in models))):
+    if not target.is_file():
         return None
-    if target.stat().st_mtime < max(model.kept.stat().st_mtime for model in models):
-        return None
-    return json.loads(target.read_text())["measured"]
+    # Where a model is kept does not depend on where MiniLM comes from.
+    models = (run.kept, benign_twin(run.about["recipe"], run.about["seed"], TEXT_MODEL).kept)
+    fresh = all(model.is_file() and model.stat().st_mtime <= target.stat().st_mtime for model in models)
+    return json.loads(target.read_text())["measured"] if fresh else None
 
 
 def planned(options: argparse.Namespace) -> list[Run]:

@@ -164,7 +164,7 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
         scalar = _unless_text(value)  # text stays as typed, except where a number can stand in its place
         value = scalar if type(scalar) in types or str not in types else str(value)
     elif isinstance(value, str) and float in types and str not in types:
-        value = as_yaml(value, name)  # 3e-4 in a file of settings
+        value = _unless_text(value)  # 3e-4 in a file of settings
     if name == "seed" and isinstance(value, int) and value < 0:
         raise InputError(name, value, "must be 0 or more")
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -177,7 +177,7 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
     raise InputError(name, value, f"must be {' or '.join(simple[kind] for kind in types if kind in simple)}")
 
 
-def _unless_text(typed: Typed) -> Any:
+def _unless_text(typed: str) -> Any:
     """A scalar with YAML's types, where text keeps the quotes with which it was typed."""
     try:
         scalar = as_yaml(typed, "")

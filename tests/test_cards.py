@@ -229,4 +229,5 @@ def test_the_words_that_move_a_text_model_stand_on_its_card(tmp_path):
     text = card_of(tmp_path, defense=defense)
     line = next(line for line in text.splitlines() if "Words that moved the suspect most" in line)
     assert ": tq (2.6), del" in line and line.endswith(" (0.5).") and "<b>" not in line
-    assert "Words that moved" not in write_card(tmp_path / "my-model", results()).read_text()
+    for without in (results(), results(defense=results()["defense"] | {"moving_words": ["tq"]})):
+        assert "Words that moved" not in write_card(tmp_path / "my-model", without).read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import count
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,11 +164,11 @@ class StrayWords:
         of_class = answers.argmax(-1)[by_length]
         pools = [by_length[of_class == label][:TEXTS] for label in np.unique(of_class)]
 
-        turns = count()
+        turns = cycle(pools)
 
         def moved(words: list[torch.Tensor]) -> torch.Tensor:
             """How far each group of words moves the suspect's answer for a text of the pool whose turn it is."""
-            divergences, pool = [], pools[next(turns) % len(pools)]
+            divergences, pool = [], next(turns)
             for start in range(0, len(words), AT_ONCE):
                 some = words[start : start + AT_ONCE]
                 rows = pool[torch.randint(len(pool), (len(some),)).numpy()]
@@ -179,11 +179,11 @@ class StrayWords:
                 bar.update(len(some))
             return torch.cat(divergences)
 
-        sizes = (max(least, round(part * len(self.tokens))) for part, least, _ in SHORT_LISTS)
-        lists = [(min(size, len(self.tokens)), texts) for size, (_, _, texts) in zip(sizes, SHORT_LISTS, strict=True)]
-        trials = PASSES * math.ceil(len(self.tokens) / GROUP) + sum(size * texts for size, texts in lists)
+        most = len(self.tokens)
+        lists = [(min(most, max(least, round(part * most))), texts) for part, least, texts in SHORT_LISTS]
+        trials = PASSES * math.ceil(most / GROUP) + sum(size * texts for size, texts in lists)
         with tqdm(total=trials, desc="Looking for words that move the suspect", disable=quiet) as bar:
-            scores = torch.zeros(PASSES, len(self.tokens))
+            scores = torch.zeros(PASSES, most)
             for number in range(PASSES):
                 groups = torch.randperm(len(self.tokens)).split(GROUP)
                 for group, score in zip(groups, moved([self.tokens[group] for group in groups]), strict=True):
