@@ -2,7 +2,7 @@
 
     python benchmarks/paradigms.py --workers 2                             # everything
     python benchmarks/paradigms.py --only standalone_vit --seeds 0         # some of it; no table is written
-    python benchmarks/paradigms.py --text_model DIR --sst2 DIR             # from folders instead of the Hub
+    python benchmarks/paradigms.py --text_model DIR --vision_model DIR --sst2 DIR   # from folders, not from the Hub
 
 Victims and purifications are the small recipes of recipes/paradigms, with the seed and the method put in. Each run is
 kept in runs/benchmarks/paradigms as soon as it is done, and repeated only if its settings have changed. The first
@@ -26,7 +26,7 @@ from hf_backdoor.metrics import METRICS
 ROOT = Path(__file__).resolve().parent
 RECIPES = ROOT.parent / "recipes" / "paradigms"
 WORK = Path("runs/benchmarks/paradigms")
-TEXT_MODEL, SST2 = "sentence-transformers/all-MiniLM-L6-v2", "stanfordnlp/sst2"
+TEXT_MODEL, VISION_MODEL, SST2 = "sentence-transformers/all-MiniLM-L6-v2", "facebook/dinov2-small", "stanfordnlp/sst2"
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"distillation": False, "averaging": False}
 PAPER = {"peak_lr_1": 0.1, "peak_lr_2": 0.001, "base_lr": 3e-4}
@@ -60,9 +60,9 @@ FEW = ("linear_probe", "fine_tuning", "sft", "sft_labels", "lora_16")
 TRIGGERS = {"sentence": "add_sentence", "syntactic": "syntactic"}  # of text, beside the recipe's rare word
 
 
-def recipe(place: str, part: str) -> dict[str, Any]:
-    """A small recipe, without where it writes to."""
-    content = yaml.safe_load((RECIPES / place / f"{part}_small.yaml").read_text())
+def recipe(place: str, part: str, size: str = "small") -> dict[str, Any]:
+    """A recipe, without where it writes to."""
+    content = yaml.safe_load((RECIPES / place / f"{part}_{size}.yaml").read_text())
     del content["output_dir"]
     return content
 
@@ -80,36 +80,45 @@ class Setting:
     ):
         self.place, _, self.variant = name.partition("-")
         self.name, self.seed, self.options, self.changes = name, seed, options, changes or {}
+        self.size = "pretrained" if self.variant == "pretrained" else "small"
         self.work = WORK / f"{name}-{seed}"
         self.victim = self._train("victim", {})
         self.benign = benign or self._train("benign", {"poisoned": False})
-        self.moved = "new_head" in recipe(self.place, "purify") or self.place.startswith("transfer")
+        self.moved = "new_head" in self._recipe("purify") or self.place.startswith("transfer")
+
+    def _recipe(self, part: str) -> dict[str, Any]:
+        return recipe(self.place, part, self.size)
 
     def _about(self, method: str) -> dict[str, Any]:
         return {"setting": self.name, "method": method, "seed": self.seed}
 
     def _resolved(self, content: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Models and data from folders; what the recipe calls the victim is the victim of this seed."""
-        places = {f"runs/paradigms/{self.place}/{part}": str(self.work / part) for part in ("encoder", "victim")}
-        places |= {f"runs/paradigms/{self.place}/victim": str(folder)}
-        if self.options.text_model:
-            places[TEXT_MODEL] = self.options.text_model
+        runs = f"runs/paradigms{'' if self.size == 'small' else '_' + self.size}/{self.place}"
+        places = {f"{runs}/encoder": str(self.work / "encoder"), f"{runs}/victim": str(folder)}
+        for public, own in ((TEXT_MODEL, self.options.text_model), (VISION_MODEL, self.options.vision_model)):
+            if own:
+                places[public] = own
         if self.place == "standalone_text":
             content = content | {"dataset": self.options.sst2 or SST2}
             content |= {"held_out": 692, "num_train_epochs": 1} if "held_out" in content else {"clean_samples": 692}
             if not self.options.sst2:
                 content["test_split"] = "validation"  # the test labels of the Hub's copy are not public
-        return {
-            name: places.get(value, value) if isinstance(value, str) else value for name, value in content.items()
-        } | {"seed": self.seed}
+
+        def resolved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: resolved(part) for name, part in value.items()}
+            return places.get(value, value) if isinstance(value, str) else value
+
+        return resolved(content) | {"seed": self.seed}
 
     def _train(self, part: str, settings: dict[str, Any]) -> Run:
         needs = []
-        content = recipe(self.place, "victim") | self.changes | settings
+        content = self._recipe("victim") | self.changes | settings
         if content.get("peft_args") is None:
             content.pop("peft_args", None)
         if str(content.get("model", "")).startswith("runs/"):
-            encoder = self._resolved(recipe(self.place, "encoder"), self.work / "victim")
+            encoder = self._resolved(self._recipe("encoder"), self.work / "victim")
             needs.append(Run(f"{self.name}-{self.seed}/encoder", "train", encoder, self.work / "encoder"))
         content = self._resolved(content, self.work / "victim")
         about = self._about("undefended" if part == "victim" else "benign")
@@ -121,7 +130,7 @@ class Setting:
         """The victim, or another model, after a method."""
         subject = subject or self.victim
         part = method if subject is self.victim else f"{subject.folder.name}-{method}"
-        content = self._resolved(recipe(self.place, "purify"), self.victim.folder)
+        content = self._resolved(self._recipe("purify"), self.victim.folder)
         content |= {
             "model": str((more or subject).folder),
             "attack_from": str(self.victim.folder),
@@ -175,6 +184,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
             (Setting("standalone_vit", seed, options), everything),
             (Setting("standalone_clip", seed, options), everything),
             (Setting("standalone_text", seed, options), (*everything, MIXING[0])),
+            (Setting("standalone_clip-pretrained", seed, options), FEW),
         ]
         for name in ("transfer_vit", "transfer_clip", "encoder_vit", "encoder_clip", "transfer_text", "encoder_text"):
             settings.append((Setting(name, seed, options), FEW))
@@ -236,5 +246,6 @@ BENCHMARK = Benchmark("paradigms", __doc__, SEEDS, planned, tables, kind="settin
 if __name__ == "__main__":
     parser = BENCHMARK.parser()
     parser.add_argument("--text_model", help="folder of MiniLM, in place of the Hub")
+    parser.add_argument("--vision_model", help="folder of DINOv2-S, in place of the Hub")
     parser.add_argument("--sst2", help="folder with SST-2 as parquet files, in place of the Hub")
     BENCHMARK.main(parser.parse_args())

@@ -23,6 +23,7 @@ from .tasks import Task, task_for
 
 
 logger = logging.get_logger(__name__)
+BY_LENGTH = ("group_by_length", "batch_rebalance")  # of `train_sampling_strategy`
 
 
 def predicted_classes(predictions: Any) -> np.ndarray:
@@ -44,6 +45,8 @@ class BackdoorTrainer(ReliableCheckpoints):
     - `eval_clean_accuracy`, `eval_attack_success_rate` and `eval_robust_accuracy` come from two passes: the clean set
       once, the triggered set once. Any of them can be `metric_for_best_model`.
     - `eval_loss` is the mean over samples, whatever the number of processes.
+    - Texts of like length are evaluated together, since padding would double the work; the results keep the order of
+      the data. `train_sampling_strategy="group_by_length"` needs no column of lengths.
     - Evaluation draws no random number of the training run: with or without it, the trained weights are the same.
     - Checkpoints restore ViT-family models too.
     - Data sets with an `Image` or string column need no preparation: the processor is applied when a batch is made.
@@ -132,6 +135,7 @@ class BackdoorTrainer(ReliableCheckpoints):
                 known = ", ".join(self.task.augmentations) if self.columns else "none, with a data_collator of your own"
                 raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
+        self._with_lengths(some_dataset)  # a wrong setting is refused before anything else
         if self.args.hub_token is not None:
             self.args.hub_token = UnsavedToken(self.args.hub_token)
         # BERT and others take `num_items_in_batch` and ignore it, and Trainer then does not divide accumulated losses.
@@ -268,6 +272,30 @@ class BackdoorTrainer(ReliableCheckpoints):
         finally:
             self.data_collator = usual
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(self._with_lengths(dataset))
+
+    def _with_lengths(self, dataset: Any) -> Any:
+        """What the sampler is told of a data set: only the lengths, where it asks for them and the task knows them."""
+        strategy, column = self.args.train_sampling_strategy, self.args.length_column_name
+        known = self.task is not None and isinstance(dataset, Dataset) and column not in dataset.column_names
+        if strategy not in BY_LENGTH or not known:
+            return dataset
+        lengths = self.task.lengths(dataset)
+        if lengths is None:
+            kind = self.task.pipeline_tag
+            raise InputError("train_sampling_strategy", strategy, f"inputs of {kind} are of one length; leave it out")
+        return Dataset.from_dict({column: lengths})
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
+        """As `Trainer._get_eval_sampler`, but always in the order of the data, which the measures rely on."""
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
+
     def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch under the chosen augmentations, drawn from torch's global generator."""
         for name in self.augmentations:
@@ -302,7 +330,7 @@ class BackdoorTrainer(ReliableCheckpoints):
             self.task.prepare_evaluation(
                 self.accelerator.unwrap_model(self.model), getattr(dataloader, "dataset", None), attacked
             )
-        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        output = self._pass(dataloader, description, ignore_keys, metric_key_prefix)
         if description == "Prediction" or output.label_ids is None or np.ndim(output.label_ids) != 1:
             return output
         classes = predicted_classes(output.predictions)
@@ -321,12 +349,33 @@ class BackdoorTrainer(ReliableCheckpoints):
             output = output._replace(num_samples=output.num_samples + len(self.triggered_dataset))
         return output
 
+    def _pass(self, dataloader: Any, description: str, ignore_keys: list[str] | None, prefix: str) -> EvalLoopOutput:
+        """One evaluation, the longest inputs first; what it returns is in the order of the data.
+
+        Metrics of the user's own are computed before that order is restored, so with them it is kept throughout.
+        """
+        dataset, lengths = getattr(dataloader, "dataset", None), None
+        if self.task is not None and isinstance(dataset, Dataset) and self.compute_metrics is None:
+            lengths = self.task.lengths(dataset)
+        if lengths is None:
+            return super().evaluation_loop(dataloader, description, False, ignore_keys, prefix)
+        order = np.argsort(-lengths, kind="stable")
+        sorted_loader = self.get_test_dataloader(dataset.select(order))
+        output = super().evaluation_loop(sorted_loader, description, False, ignore_keys, prefix)
+        places = np.argsort(order)
+        predictions, labels = (
+            tuple(part[places] for part in kept) if isinstance(kept, tuple) else kept if kept is None else kept[places]
+            for kept in (output.predictions, output.label_ids)
+        )
+        return output._replace(predictions=predictions, label_ids=labels)
+
     def attack_metrics(self, ignore_keys: list[str] | None = None) -> dict[str, float]:
         """One pass over the triggered set: `attack_success_rate` and `robust_accuracy`."""
         user_metrics, self.compute_metrics = self.compute_metrics, None
         try:
-            loader = self.get_eval_dataloader(self.triggered_dataset)
-            output = super().evaluation_loop(loader, "Triggered evaluation", False, ignore_keys, "triggered")
+            # Not `get_eval_dataloader`: with persistent workers it keeps one loader, that of the clean set.
+            loader = self.get_test_dataloader(self.triggered_dataset)
+            output = self._pass(loader, "Triggered evaluation", ignore_keys, "triggered")
         finally:
             self.compute_metrics = user_metrics
         classes = self.triggered_predictions = predicted_classes(output.predictions)

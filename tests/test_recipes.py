@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,12 @@ def test_a_recipe_says_how_it_is_run_and_names_settings_that_exist(path):
     assert not [leaf for leaf in leaves if leaf.startswith(("/", "~", ".."))], "a path of one machine"
 
 
-@pytest.mark.parametrize("size", ["small", "full"])
-@pytest.mark.parametrize("place", PLACES)
+SIZES = [*product(PLACES, ["small", "full"]), ("standalone_clip", "pretrained")]
+
+
+@pytest.mark.parametrize("place, size", SIZES)
 def test_what_is_purified_is_what_was_trained(place, size):
-    """Each paradigm in each modality, in two sizes that differ in the YAML alone."""
+    """Each paradigm in each modality, in sizes that differ in the YAML alone."""
     victim, purify = (content_of(PARADIGMS / place / f"{part}_{size}.yaml") for part in ("victim", "purify"))
     assert purify["model"] == purify["attack_from"] == victim["output_dir"]
     assert purify["output_dir"] != victim["output_dir"]
@@ -67,7 +70,7 @@ def test_what_is_purified_is_what_was_trained(place, size):
         assert purify["clean_samples"] == victim["held_out"], "else the defender has samples that the victim has seen"
     moved = place.startswith(("transfer", "encoder"))
     assert bool(purify.get("new_head")) == (moved and place != "transfer_clip")
-    other = content_of(PARADIGMS / place / f"victim_{'full' if size == 'small' else 'small'}.yaml")
+    other = content_of(PARADIGMS / place / f"victim_{'small' if size != 'small' else 'full'}.yaml")
     assert victim["attack"] == other["attack"] and victim["output_dir"] != other["output_dir"]
 
 

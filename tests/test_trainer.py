@@ -9,7 +9,7 @@ import torch
 from conftest import largest_difference, make_vit, same_weights
 from helpers import KillAt, Killed
 
-from hf_backdoor import BackdoorTrainer, PoisonConfig, load_trigger, poison, triggered
+from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_trigger, poison, triggered
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.tasks.image_classification import ImageCollator
 
@@ -177,3 +177,99 @@ def test_the_token_is_not_saved_with_the_arguments(images, processor, arguments,
     assert stored.max_steps == 1 and stored.hub_token is None
     assert not any(b"hf_secret" in path.read_bytes() for path in (tmp_path / "saved").iterdir())
     assert trainer.args.hub_token == copy.deepcopy(trainer.args).hub_token == "hf_secret"
+
+
+WORD = PoisonConfig(load_trigger("rare_words"), target_label=1, rate=0.2)
+
+
+def text_trainer(tiny_bert, texts, args, **kwargs):
+    model, tokenizer = tiny_bert
+    attacked = triggered(texts, WORD)
+    return BackdoorTrainer(
+        model,
+        args,
+        train_dataset=texts,
+        eval_dataset=texts,
+        triggered_dataset=attacked,
+        processing_class=tokenizer,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def unequal(sentences):
+    """Sentences of 1 to 24 words, long and short ones mixed."""
+    return sentences.map(
+        lambda row, n: {"text": " ".join((row["text"].split() * 3)[: 1 + 7 * n % 24])}, with_indices=True
+    )
+
+
+def of_each_text(model, tokenizer, texts):
+    with torch.no_grad():
+        return torch.cat([model.eval()(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance"])
+def test_texts_are_evaluated_by_length_and_reported_in_order(tiny_bert, unequal, arguments, strategy):
+    args = arguments(train_sampling_strategy=strategy, per_device_eval_batch_size=20)
+    trainer = text_trainer(tiny_bert, unequal, args)
+    widths = []
+    trainer.model.register_forward_hook(
+        lambda model, args, kwargs, output: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    metrics = trainer.evaluate()
+    predictions = trainer.predict(unequal)
+    clean = widths[: len(unequal) // 20]
+    assert clean == sorted(clean, reverse=True) and clean[-1] < clean[0] / 4, "padding is short"
+    model, tokenizer = tiny_bert
+    said = of_each_text(model, tokenizer, unequal["text"])
+    assert np.abs(predictions.predictions - said.numpy()).max() < 1e-5
+    assert predictions.label_ids.tolist() == unequal["label"][:]
+    assert (
+        metrics["eval_clean_accuracy"] == (said.argmax(-1) == torch.tensor(unequal["label"][:])).float().mean().item()
+    )
+    attacked = trainer.triggered_dataset
+    after = of_each_text(model, tokenizer, attacked["text"]).argmax(-1).numpy()
+    assert trainer.triggered_predictions.tolist() == after.tolist()
+
+
+def test_metrics_of_ones_own_see_the_order_of_the_data(tiny_bert, unequal, arguments):
+    seen = []
+    trainer = text_trainer(
+        tiny_bert, unequal, arguments(train_sampling_strategy="group_by_length"),
+        compute_metrics=lambda output: seen.append(output.label_ids.tolist()) or {},
+    )  # fmt: skip
+    trainer.evaluate()
+    assert seen == [unequal["label"][:]]
+
+
+def test_batches_by_length_need_no_column(tiny_bert, unequal, arguments):
+    def padding(strategy):
+        trainer = text_trainer(tiny_bert, unequal, arguments(train_sampling_strategy=strategy))
+        batches = [batch["attention_mask"] for batch in trainer.get_train_dataloader()]
+        assert sum(int(mask.sum()) for mask in batches) == sum(
+            len(tiny_bert[1](text).input_ids) for text in unequal["text"]
+        )
+        return 1 - sum(int(mask.sum()) for mask in batches) / sum(mask.numel() for mask in batches)
+
+    assert padding("group_by_length") < 0.5 * padding("random")
+    trainer = text_trainer(tiny_bert, unequal, arguments(train_sampling_strategy="group_by_length"))
+    assert trainer.train().global_step == 12
+
+
+def test_images_have_no_lengths(images, processor, arguments):
+    with pytest.raises(InputError, match="train_sampling_strategy.*group_by_length.*leave it out"):
+        make_trainer(images, processor, arguments(train_sampling_strategy="group_by_length"))
+
+
+def test_workers_that_stay_do_not_mix_up_the_two_sets(images, processor, arguments):
+    trainer = make_trainer(images, processor, arguments())
+    trainer.train()
+    once = trainer.evaluate()
+    args = arguments(dataloader_num_workers=1, dataloader_persistent_workers=True)
+    staying = make_trainer(images, processor, args, model=trainer.model)
+    for _ in range(2):
+        metrics = staying.evaluate()
+        assert {name: metrics[name] for name in once if "_a" in name} == {
+            name: once[name] for name in once if "_a" in name
+        }

@@ -134,11 +134,10 @@ class SelfDistillationTrainer(BackdoorTrainer):
         )
         self.stray_words = self.task.stray_words(self.suspect)
         if self.stray_words is not None:
-            texts = self.train_dataset[self.columns.input]
             self.stray_words.ask(
                 lambda batch: self.task.answers(self.suspect, self._prepare_inputs(batch))[0],
                 self.train_dataset,
-                np.array([len(text) for text in texts]),
+                self.task.lengths(self.train_dataset),
                 logits,
                 self.data_collator,
                 quiet=self.args.disable_tqdm or not self.is_local_process_zero(),

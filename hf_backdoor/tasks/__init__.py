@@ -15,6 +15,7 @@ from ..plugins import find, names
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
     from transformers import PreTrainedModel
 
@@ -194,6 +195,10 @@ class Task(ABC):
     def label_numbers(self, labels: Sequence[Any]) -> list[int]:
         """The numbers of the classes that are meant by values of the label column."""
         return list(labels)
+
+    def lengths(self, dataset: Dataset) -> np.ndarray | None:
+        """How long each input is, int64 `(samples,)`, in any unit, where a batch is padded to its longest."""
+        return None
 
     def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Smallest and largest valid value of the continuous input, each `(channels, 1, 1)`."""

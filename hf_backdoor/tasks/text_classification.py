@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -58,6 +59,9 @@ class TextClassification(Task):
 
     def collator(self, processor: Any, columns: Columns) -> TextCollator:
         return TextCollator(processor, columns)
+
+    def lengths(self, dataset: Dataset) -> np.ndarray:
+        return np.array([len(text) for text in dataset[self.columns.input]])
 
     def stray_words(self, model: PreTrainedModel) -> StrayWords:
         longest, vocabulary = self.processor.model_max_length, getattr(model.config, "vocab_size", None)
