@@ -15,6 +15,16 @@ from .errors import InputError
 from .plugins import Typed, as_yaml
 
 
+def _places_in_help(types: list[type]) -> dict[str, int]:
+    """Where each flag stands in the help: what a command adds of its own comes before what it shares with others."""
+    places = {}
+    for dtype in types:
+        for distance, declaring in enumerate(dtype.__mro__):
+            for name in declaring.__dict__.get("__annotations__", {}):
+                places.setdefault(name, distance)
+    return places
+
+
 class ConfigParser(HfArgumentParser):
     """`HfArgumentParser` with `--config FILE`: flags win over the file, the file over the defaults.
 
@@ -28,6 +38,9 @@ class ConfigParser(HfArgumentParser):
             types, prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings, without the dashes")
+        place = _places_in_help(types)
+        for actions in (self._actions, *(group._group_actions for group in self._action_groups)):
+            actions.sort(key=lambda action: place.get(action.dest, -1))
 
     def parse(self, argv: list[str], lower_defaults: Callable[[Any], dict[str, Any]] | None = None) -> tuple[Any, ...]:
         """Parses a command line into the dataclasses.

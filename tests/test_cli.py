@@ -172,6 +172,15 @@ def test_every_command_has_help(command, capsys):
     assert "--config FILE" in capsys.readouterr().out
 
 
+def test_help_begins_with_what_the_command_is_about(capsys):
+    for command, flags in {"purify": "--model --dataset --attack", "sequela": "--before --dataset --attack"}.items():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out.partition("options:")[2]
+        places = [text.index(f"  {flag} ") for flag in flags.split()]
+        assert places == sorted(places)
+
+
 def purifying(*arguments):
     return ("purify", "--use_cpu", *arguments)
 

@@ -1,6 +1,7 @@
 """The sequela report: models compared, findings kept, the section of the card, the command and the callback."""
 
 import json
+import sys
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -187,7 +188,7 @@ def test_what_is_left_out_by_default_is_said_with_the_reason(evidence, images, t
         SequelaReport(make_vit(1), make_vit(2), evidence=evidence)
 
 
-def test_measures_show_no_bars_of_the_libraries_and_leave_them_as_they_were(evidence, capfd):
+def test_measures_show_no_bars_of_the_libraries_and_leave_them_as_they_were(evidence, capfd, monkeypatch):
     import datasets
     from datasets.utils import are_progress_bars_disabled
     from huggingface_hub import utils as of_hub
@@ -200,6 +201,9 @@ def test_measures_show_no_bars_of_the_libraries_and_leave_them_as_they_were(evid
         evidence.non_members.map(lambda row: {"more": 1}, load_from_cache_file=False)
         return "examples/s" in capfd.readouterr().err
 
+    # The variable of this name would have the last word.
+    monkeypatch.setattr(sys.modules["datasets.utils.tqdm"], "HF_DATASETS_DISABLE_PROGRESS_BARS", None)
+    monkeypatch.setattr(sys.modules["datasets.utils.tqdm"], "_hf_datasets_progress_bars_disabled", False)
     before = states()
     assert bars()
     with pytest.raises(KeyError), hushed():

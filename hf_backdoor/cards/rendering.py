@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ def escape(text: object) -> str:
     """Text from elsewhere, made safe for a table cell: no line break, pipe, tag or backtick has a meaning in it."""
     plain = " ".join(str(text).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     return plain.replace("|", "\\|").replace("`", "\\`").replace("[", "\\[")
+
+
+def code(text: object) -> str:
+    """Text from elsewhere as it is written, spaces shown, in a code span, where nothing in it has a meaning."""
+    shown = "".join("\N{OPEN BOX}" if character.isspace() else character for character in str(text))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    padding = " " if "`" in shown else ""
+    return f"{fence}{padding}{shown or ' '}{padding}{fence}"
 
 
 def percent(share: float | None) -> str:
@@ -86,7 +95,7 @@ def render(template: str, **values: Any) -> str:
         autoescape=False,  # Markdown, not HTML: cells go through `escape`
     )
     shown = {"settings": settings, "target_name": target_name, "trained_weights": trained_weights}
-    engine.filters |= {"escape": escape, "percent": percent, "rate": rate} | shown
+    engine.filters |= {"escape": escape, "code": code, "percent": percent, "rate": rate} | shown
     return engine.get_template(template).render(**values)
 
 
