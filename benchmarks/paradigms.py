@@ -57,6 +57,8 @@ THEN_FULL = ("lora_then_full", "SFT, LoRA r=16 merged, then all weights")
 MIXING = ("fine_mixing", "Fine-mixing with the public base")
 OWN_ADAPTER = ("same_adapter", "SFT of the victim's own adapter")
 FEW = ("linear_probe", "fine_tuning", "sft", "sft_labels", "lora_16")
+MOVES = ("transfer_vit", "transfer_clip", "encoder_vit", "encoder_clip", "transfer_text", "encoder_text")
+ADAPTER = {"peft": "lora", "peft_args": {"r": 16}, "learning_rate": 1e-3}  # a victim that is one
 TRIGGERS = {"sentence": "add_sentence", "syntactic": "syntactic"}  # of text, beside the recipe's rare word
 
 
@@ -176,25 +178,24 @@ def attracted(probe: Run) -> str:
 
 
 def planned(options: argparse.Namespace) -> list[Run]:
-    """Everything that is run: one seed of all before the next."""
+    """Everything that is run: one seed of all, then more of what serves in its place."""
     everything = (*METHODS, THEN_FULL[0])
     runs = []
     for seed in SEEDS:
+        text = Setting("standalone_text", seed, options)
         settings = [
             (Setting("standalone_vit", seed, options), everything),
             (Setting("standalone_clip", seed, options), everything),
-            (Setting("standalone_text", seed, options), (*everything, MIXING[0])),
-            (Setting("standalone_clip-pretrained", seed, options), FEW),
+            (text, (*everything, MIXING[0])),
         ]
-        for name in ("transfer_vit", "transfer_clip", "encoder_vit", "encoder_clip", "transfer_text", "encoder_text"):
-            settings.append((Setting(name, seed, options), FEW))
-        for variant, attack in TRIGGERS.items():
-            changes = {"attack": attack}
-            setting = Setting(f"standalone_text-{variant}", seed, options, changes, benign=settings[2][0].benign)
-            settings.append((setting, ("fine_tuning", "sft", MIXING[0])))
-        changes = {"peft": "lora", "peft_args": {"r": 16}, "learning_rate": 1e-3}
-        adapter = ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0])
-        settings.append((Setting("standalone_text-adapter", seed, options, changes), adapter))
+        if seed == SEEDS[0]:
+            for variant, attack in TRIGGERS.items():
+                setting = Setting(f"standalone_text-{variant}", seed, options, {"attack": attack}, benign=text.benign)
+                settings.append((setting, ("fine_tuning", "sft", MIXING[0])))
+            settings += [(Setting(place, seed, options), FEW) for place in MOVES]
+            settings.append((Setting("standalone_clip-pretrained", seed, options), FEW))
+            adapter = Setting("standalone_text-adapter", seed, options, ADAPTER)
+            settings.append((adapter, ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0])))
         for setting, methods in settings:
             runs += setting.runs(methods)
     return runs
