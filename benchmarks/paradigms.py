@@ -3,6 +3,7 @@
     python benchmarks/paradigms.py --workers 2                             # everything
     python benchmarks/paradigms.py --only standalone_vit --seeds 0         # some of it; no table is written
     python benchmarks/paradigms.py --text_model DIR --vision_model DIR --sst2 DIR   # from folders, not from the Hub
+    python benchmarks/paradigms.py --gpu --only standalone_vit-pretrained  # DINOv2-S on CIFAR-10: you want a GPU
 
 Victims and purifications are the small recipes of recipes/paradigms, with the seed and the method put in. Each run is
 kept in runs/benchmarks/paradigms as soon as it is done, and repeated only if its settings have changed. The first
@@ -26,7 +27,8 @@ from hf_backdoor.metrics import METRICS
 ROOT = Path(__file__).resolve().parent
 RECIPES = ROOT.parent / "recipes" / "paradigms"
 WORK = Path("runs/benchmarks/paradigms")
-TEXT_MODEL, VISION_MODEL, SST2 = "sentence-transformers/all-MiniLM-L6-v2", "facebook/dinov2-small", "stanfordnlp/sst2"
+TEXT_MODEL, VISION_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "facebook/dinov2-small"
+SST2, CIFAR10 = "stanfordnlp/sst2", "uoft-cs/cifar10"
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"distillation": False, "averaging": False}
 PAPER = {"peak_lr_1": 0.1, "peak_lr_2": 0.001, "base_lr": 3e-4}
@@ -98,9 +100,8 @@ class Setting:
         """Models and data from folders; what the recipe calls the victim is the victim of this seed."""
         runs = f"runs/paradigms{'' if self.size == 'small' else '_' + self.size}/{self.place}"
         places = {f"{runs}/encoder": str(self.work / "encoder"), f"{runs}/victim": str(folder)}
-        for public, own in ((TEXT_MODEL, self.options.text_model), (VISION_MODEL, self.options.vision_model)):
-            if own:
-                places[public] = own
+        folders = (self.options.text_model, self.options.vision_model, self.options.cifar10)
+        places |= {public: own for public, own in zip((TEXT_MODEL, VISION_MODEL, CIFAR10), folders, strict=True) if own}
         if self.place == "standalone_text":
             content = content | {"dataset": self.options.sst2 or SST2}
             content |= {"held_out": 692, "num_train_epochs": 1} if "held_out" in content else {"clean_samples": 692}
@@ -196,6 +197,8 @@ def planned(options: argparse.Namespace) -> list[Run]:
             settings.append((Setting("standalone_clip-pretrained", seed, options), FEW))
             adapter = Setting("standalone_text-adapter", seed, options, ADAPTER)
             settings.append((adapter, ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0])))
+        if options.gpu:
+            settings.append((Setting("standalone_vit-pretrained", seed, options), everything))
         for setting, methods in settings:
             runs += setting.runs(methods)
     return runs
@@ -249,4 +252,6 @@ if __name__ == "__main__":
     parser.add_argument("--text_model", help="folder of MiniLM, in place of the Hub")
     parser.add_argument("--vision_model", help="folder of DINOv2-S, in place of the Hub")
     parser.add_argument("--sst2", help="folder with SST-2 as parquet files, in place of the Hub")
+    parser.add_argument("--cifar10", help="folder with CIFAR-10, in place of the Hub")
+    parser.add_argument("--gpu", action="store_true", help="also DINOv2-S on CIFAR-10 at 112 px, every method and seed")
     BENCHMARK.main(parser.parse_args())

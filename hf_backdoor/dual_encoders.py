@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .errors import InputError
-from .models import from_scratch, load_pretrained
+from .models import from_scratch, load_pretrained, squares
 from .plugins import build
 from .results import local_name
 
@@ -182,13 +182,7 @@ class PretrainedPair:
         side = self.image_size or usual.get("height") or usual.get("shortest_edge")
         if side is None:
             raise InputError("image_size", None, f"the image processor of {self.vision} has no size; give one")
-        if isinstance(patch, int) and side % patch:
-            raise InputError(
-                "image_size", side, f"must be a multiple of {patch}, the side of a patch of {self.vision}; else the "
-                "border is not seen"
-            )  # fmt: skip
-        square = {"size": {"height": side, "width": side}, "do_resize": True, "do_center_crop": False}
-        return load_pretrained("AutoImageProcessor", self.vision, **square)
+        return load_pretrained("AutoImageProcessor", self.vision, **squares(side, patch, self.vision))
 
 
 def _pretrained_pair(settings: dict[str, Any], texts: list[str]) -> tuple[PreTrainedModel, Any]:

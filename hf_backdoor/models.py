@@ -128,6 +128,25 @@ def check_head(model: PreTrainedModel, names: list[str]) -> None:
         )  # fmt: skip
 
 
+def squares(side: int, patch: Any, source: str) -> dict[str, Any]:
+    """Settings of an image processor that makes squares of whole pictures; a crop could cut a trigger off.
+
+    Args:
+        side (`int`): in pixels.
+        patch: side of the model's patches, where it has any.
+        source (`str`): of the model.
+
+    Raises:
+        InputError: the side is no multiple of that of a patch.
+    """
+    if isinstance(patch, int) and (side < 1 or side % patch):
+        raise InputError(
+            "image_size", side, f"must be a multiple of {patch}, the side of a patch of {source}; else the border is "
+            "not seen"
+        )  # fmt: skip
+    return {"size": {"height": side, "width": side}, "do_resize": True, "do_center_crop": False}
+
+
 def label_maps(names: list[str]) -> dict[str, Any]:
     """Configuration of a classifier for these classes."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}

@@ -190,6 +190,7 @@ def purifying(*arguments):
     [
         (("poison", "--dataset", "no/such/set", "--attack", "badnets"), "dataset='no/such/set': is neither a packaged"),
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--image_column", "x"), "input_column='x': no such column"),
+        (("train", "--dataset", "DATA", "--architecture", "vit", "--image_size", "24"), "image_size=24: is for --model"),
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--target_label", "9"), "target_label='9': choose 0 to 3"),
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--rate", "1.5"), "rate=1.5: must lie in (0, 1]"),
         (("poison", "--dataset", "DATA", "--attack", "badnets", "--rate", "0.001"), "rate=0.001: poisons none of 300"),

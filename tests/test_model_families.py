@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import same_weights
+from PIL import Image
+from transformers import AutoImageProcessor
 
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_trigger, purify, triggered
 from hf_backdoor.metrics import METRICS
@@ -134,6 +136,66 @@ def test_image_classifiers(family, images, arguments, tmp_path):
 def test_a_model_for_images_of_any_size_gets_the_usual_processor():
     processor = task_named("image-classification").from_scratch("resnet", {"hidden_sizes": [8, 8, 8, 8]}, ["a", "b"])[1]
     assert processor.size["height"] == processor.size["width"] == 224
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """From a family to the folder of a pretrained model of it, whose processor cuts the border off."""
+
+    def store(family):
+        from transformers import BitImageProcessorPil
+
+        model, _ = image_classifier(family, ["a", "b"], 0)
+        model.save_pretrained(tmp_path / family)
+        cut = BitImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
+        cut.save_pretrained(tmp_path / family)
+        return str(tmp_path / family)
+
+    return store
+
+
+@pytest.mark.parametrize("family", ["dinov2", "resnet"])
+def test_a_model_is_trained_on_whole_images_of_another_size(family, stored, images, tmp_path):
+    from hf_backdoor.cli import main
+
+    images.select(range(40)).to_parquet(tmp_path / "data.parquet")
+    victim, repaired = tmp_path / "victim", tmp_path / "repaired"
+    common = [
+        "--dataset",
+        str(tmp_path / "data.parquet"),
+        "--max_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "8",
+        "--use_cpu",
+    ]
+    attack = ["--attack", "badnets", "--image_size", "24"]
+    assert main(["train", "--model", stored(family), *common, *attack, "--output", str(victim)]) == 0
+    assert main(["purify", "--model", str(victim), *common, "--defense", "fine_tuning", "--output", str(repaired)]) == 0
+    for folder in (victim, repaired):
+        processor = AutoImageProcessor.from_pretrained(folder)
+        white = Image.new("RGB", (12, 6), "white")
+        white.putpixel((11, 5), (0, 0, 0))
+        pixels = processor(white, return_tensors="pt")["pixel_values"]
+        assert pixels.shape == (1, 3, 24, 24) and pixels[0, :, -1, -1].max() < pixels[0, :, 0, 0].min(), (
+            "nothing is cut off"
+        )
+
+
+@pytest.mark.parametrize(
+    "family, side, message",
+    [
+        ("dinov2", 20, "image_size=20: must be a multiple of 8"),
+        ("dinov2", 0, "image_size=0: must be a multiple of 8"),
+        ("vit", 24, "image_size=24: is no size for .*leave it out"),
+    ],
+)
+def test_a_size_that_a_model_cannot_take_is_refused(family, side, message, stored):
+    task, source = task_named("image-classification"), stored(family)
+    with pytest.raises(InputError, match=message):
+        task.resized_processor(source, task.load_model(source), side)
+    with pytest.raises(InputError, match="image_size=24: is not for text-classification"):
+        task_named("text-classification").resized_processor(source, None, 24)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_a_recipe_says_how_it_is_run_and_names_settings_that_exist(path):
     assert not [leaf for leaf in leaves if leaf.startswith(("/", "~", ".."))], "a path of one machine"
 
 
-SIZES = [*product(PLACES, ["small", "full"]), ("standalone_clip", "pretrained")]
+SIZES = [*product(PLACES, ["small", "full"]), *product(["standalone_vit", "standalone_clip"], ["pretrained"])]
 
 
 @pytest.mark.parametrize("place, size", SIZES)

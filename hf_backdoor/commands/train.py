@@ -22,6 +22,9 @@ class TrainOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     model: str | None = option(None, "Folder or Hub id of a model to start from.")
     architecture: str | None = option(None, "Or a model type of transformers, e.g. vit, to start from scratch.")
     architecture_args: list[str] = option([], "Its configuration as name=value, e.g. hidden_size=96 patch_size=7.")
+    image_size: int | None = option(
+        None, "Side of the images that --model gets, in pixels, if not its own; DINOv2, ResNet and others take any."
+    )
     train_split: str | None = option(None, "Split to train on; the default is train.")
     held_out: int = option(
         0, "Leave this many of its samples out: those that `purify --clean_samples` takes with the same seed."
@@ -83,11 +86,16 @@ def main(argv: list[str]) -> None:
             )  # fmt: skip
     task = options.chosen_task(columns, how)
     set_seed(args.seed)
+    if options.image_size is not None and options.model is None:
+        raise InputError("image_size", options.image_size, "is for --model; name it in architecture_args")
     if (options.model is None) == (options.architecture is None):
         raise InputError("model", options.model, "give either a model to start from or an architecture")
     if options.model is not None:
         model = task.load_to_train(options.model, train, columns, allow_pickle=options.allow_pickle)
-        processor = task.load_processor(options.model)
+        side = options.image_size
+        processor = (
+            task.load_processor(options.model) if side is None else task.resized_processor(options.model, model, side)
+        )
     else:
         settings = parse_assignments(options.architecture_args, "architecture_args")
         model, processor = task.from_scratch(options.architecture, settings, task.label_names(train, columns))

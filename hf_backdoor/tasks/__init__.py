@@ -85,6 +85,19 @@ class Task(ABC):
         """The image processor or tokenizer that came with the model."""
         return load_pretrained(self.processor_class, source)
 
+    def resized_processor(self, source: str, model: PreTrainedModel, side: int) -> Any:
+        """The image processor that came with the model, for images of another size.
+
+        Args:
+            source: of both.
+            model: from there.
+            side (`int`): of the square that images become, in pixels.
+
+        Raises:
+            InputError: the task or the model cannot do that.
+        """
+        raise InputError("image_size", side, f"is not for {self.pipeline_tag}; leave it out")
+
     def from_scratch(self, architecture: str, settings: dict[str, Any], names: list[str]) -> tuple[Any, Any]:
         """A model with random weights and its processor; see [`~hf_backdoor.models.from_scratch`]."""
         model = from_scratch(self.model_class, architecture, settings, names)

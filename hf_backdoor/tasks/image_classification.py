@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 
 from ..augmentation import IMAGE_AUGMENTATIONS
 from ..data.columns import Columns
+from ..errors import InputError
+from ..models import load_pretrained, squares
 from . import Task
 
 
@@ -37,6 +39,18 @@ class ImageClassification(Task):
     pipeline_tag: ClassVar[str] = "image-classification"
     continuous_input: ClassVar[str | None] = "pixel_values"
     augmentations: ClassVar[dict] = IMAGE_AUGMENTATIONS
+
+    def resized_processor(self, source: str, model: PreTrainedModel, side: int) -> Any:
+        settings = squares(side, getattr(model.config, "patch_size", 1), source)
+        processor = load_pretrained(self.processor_class, source, **settings)
+        blank = torch.zeros(1, len(processor.image_mean or "RGB"), side, side)
+        try:
+            with torch.no_grad():
+                model.eval()(pixel_values=blank)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")[:200]
+            raise InputError("image_size", side, f"is no size for {source} ({reason}); leave it out") from error
+        return processor
 
     def new_processor(self, model: PreTrainedModel) -> Any:
         # Needs Pillow alone; saved, it is a ViTImageProcessor, which machines with torchvision load as such.
