@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cards import write_card
 from .cards.sections import CARD_FILE, kept_card
+from .cards.sequela import remove_report
 from .results import RESULTS_FILE, write_json
 from .tuning import Tuning, describe_tuning, is_adapter, parameter_counts
 
@@ -136,6 +137,7 @@ def save_run(
             save_classes(folder, model)
         processing_class.save_pretrained(folder)
         write_json(folder / RESULTS_FILE, results)
+        remove_report(folder)
         write_card(folder, results, examples() if examples is not None else None)
     trainer.accelerator.wait_for_everyone()
 

@@ -239,6 +239,16 @@ def test_sequela_are_measured_after_it_and_stand_on_its_card(images, processor, 
     assert seen.sequela.results["samples"] == {"members": 100, "defense_members": 200, "non_members": 100}
     assert set(seen.sequela.results["measures"]) == {measure.name for measure in quick_measures()}
     assert "Accuracy under PGD" in seen.table() and (tmp_path / "seen" / "sequela.json").is_file()
+    figures = sorted(path.name for path in (tmp_path / "seen" / "figures").iterdir())
+    assert any(name.startswith("sequela_") for name in figures) and "sequela-robustness" in card
+
+    run("seen", overwrite=True)
+    again = (tmp_path / "seen" / "README.md").read_text()
+    assert "purified with hf_backdoor" in again and "equela" not in again, "what was measured was another model"
+    assert not (tmp_path / "seen" / "sequela.json").exists()
+    left = sorted(path.name for path in (tmp_path / "seen" / "figures").iterdir())
+    assert left == [name for name in figures if not name.startswith("sequela_")]
+
     some = run("some", sequela=["robustness"]).sequela.results
     assert set(some["measures"]) == {"robustness"} and some["samples"]["members"] == 0
 

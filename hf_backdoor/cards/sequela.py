@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..results import write_text
+from .metadata import remove_metadata
 from .plots import save_figure
 from .rendering import render
-from .sections import CARD_FILE, merge_metadata, put_section, read_card
+from .sections import CARD_FILE, merge_metadata, put_section, read_card, remove_section
 
 
 SEQUELA_FILE = "sequela.json"
@@ -162,6 +164,17 @@ def write_section(folder: Path, results: dict[str, Any], draw: Callable[[str, An
     text = merge_metadata(text, tags=["hf_backdoor"], eval_results=model_index(results, name), model_name=name)
     write_text(card, text)
     return card
+
+
+def remove_report(folder: Path) -> None:
+    """Takes away what an earlier report says of another model, whose folder this was: its section, plots and file."""
+    stored, card = folder / SEQUELA_FILE, folder / CARD_FILE
+    if stored.is_file() and card.is_file():
+        measures = json.loads(stored.read_text(encoding="utf-8"))["measures"].values()
+        metrics = [title for measure in measures for title in measure["headline"].values()]
+        write_text(card, remove_metadata(remove_section(read_card(card), SECTION), metrics=metrics))
+    for path in (stored, *(folder / "figures").glob("sequela_*.png")):
+        path.unlink(missing_ok=True)
 
 
 def _plot(name: str, path: Path, draw: Callable[[str, Any], bool]) -> bool:
