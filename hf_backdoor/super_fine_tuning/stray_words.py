@@ -69,13 +69,13 @@ class StrayWords:
         return dict(zip(names, self.divergences[:count].tolist(), strict=True))
 
     def apply(self, inputs: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-        """A batch in which words have strayed into each of the first `count` texts.
+        """A batch in which words have strayed into `count` of the texts, which are drawn: batches may be sorted by length.
 
         They are 1 to `MOST_WORDS` that move the suspect, and 0 to `MOST_WORDS` of all, from torch's global generator.
         """
         nothing = self.tokens[:0]
-        texts = range(len(inputs["input_ids"]))
-        return self.insert(inputs, [self._draw() if text < count else nothing for text in texts])
+        turns = torch.randperm(len(inputs["input_ids"])).tolist()
+        return self.insert(inputs, [self._draw() if turn < count else nothing for turn in turns])
 
     def _draw(self) -> torch.Tensor:
         moving = self.moving[torch.randint(len(self.moving), (1 + int(torch.randint(MOST_WORDS, ())),))]
