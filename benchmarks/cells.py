@@ -204,7 +204,10 @@ class Benchmark:
         return parser
 
     def main(self, options: argparse.Namespace) -> None:
-        """Runs what is chosen; if that is everything, or on `--collect`, writes results and tables."""
+        """Runs what is chosen; if that is everything, or on `--collect`, writes results and tables.
+
+        `--collect --only KIND` leaves what the results say of other kinds as it is, such as rows of another machine.
+        """
         if options.tables:
             fill(self._page, self._places(json.loads(self.results.read_text())))
             return
@@ -214,17 +217,26 @@ class Benchmark:
         wanted = (("only", self.kind), ("methods", "method"), ("seeds", "seed"))
         asked = {about: getattr(options, name) for name, about in wanted if getattr(options, name)}
         chosen = [run for run in runs if all(run.about[about] in values for about, values in asked.items())]
+        if not chosen:
+            raise SystemExit(f"There is no such run: {asked}")
         if not options.collect:
             run_all(chosen, options.workers)
             if self.afterwards is not None:
                 self.afterwards(chosen, options)
         if options.collect or not asked:
-            missing = [run.key for run in runs if not run.done()]
-            rows = [portable(self.row(run)) for run in runs if run.done()]
-            results = describe_run(f"benchmarks/{self.name}.py", seeds=self.seeds)
-            results |= {"planned": len(runs), "missing": missing, "rows": rows}
-            write_json(self.results, results)
-            fill(self._page, self._places(results))
+            self._collect(runs, options.only)
+
+    def _collect(self, runs: list[Run], only: list[str] | None) -> None:
+        kinds = only or [run.about[self.kind] for run in runs]
+        stored = json.loads(self.results.read_text()) if self.results.is_file() else {"rows": [], "missing": []}
+        done = {run.key: portable(self.row(run)) for run in runs if run.about[self.kind] in kinds and run.done()}
+        rows = {row["key"]: row for row in stored["rows"] if row[self.kind] not in kinds} | done
+        keys = dict.fromkeys([run.key for run in runs] + list(rows))
+        missing = [key for key in keys if key not in rows]
+        results = describe_run(f"benchmarks/{self.name}.py", seeds=self.seeds)
+        results |= {"planned": len(keys), "missing": missing, "rows": [rows[key] for key in keys if key in rows]}
+        write_json(self.results, results)
+        fill(self._page, self._places(results))
 
     @property
     def _page(self) -> Path:

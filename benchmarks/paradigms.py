@@ -5,9 +5,9 @@
     python benchmarks/paradigms.py --text_model DIR --vision_model DIR --sst2 DIR   # from folders, not from the Hub
     python benchmarks/paradigms.py --gpu --only standalone_vit-pretrained  # DINOv2-S on CIFAR-10: you want a GPU
 
-Victims and purifications are the small recipes of recipes/paradigms, with the seed and the method put in. Each run is
-kept in runs/benchmarks/paradigms as soon as it is done, and repeated only if its settings have changed. The first
-command ends with benchmarks/results/paradigms.json and writes the tables of docs/paradigms.md.
+Victims and purifications are the small and the pretrained recipes of recipes/paradigms, with the seed and the method
+put in. Each run is kept in runs/benchmarks/paradigms as soon as it is done, and repeated only if its settings have
+changed. The first command ends with benchmarks/results/paradigms.json and writes the tables of docs/paradigms.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ RECIPES = ROOT.parent / "recipes" / "paradigms"
 WORK = Path("runs/benchmarks/paradigms")
 TEXT_MODEL, VISION_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "facebook/dinov2-small"
 SST2, CIFAR10 = "stanfordnlp/sst2", "uoft-cs/cifar10"
+FOLDERS = {"text_model": "MiniLM", "vision_model": "DINOv2-S", "sst2": "SST-2 as parquet files", "cifar10": "CIFAR-10"}
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"distillation": False, "averaging": False}
 PAPER = {"peak_lr_1": 0.1, "peak_lr_2": 0.001, "base_lr": 3e-4}
@@ -249,9 +250,7 @@ BENCHMARK = Benchmark("paradigms", __doc__, SEEDS, planned, tables, kind="settin
 
 if __name__ == "__main__":
     parser = BENCHMARK.parser()
-    parser.add_argument("--text_model", help="folder of MiniLM, in place of the Hub")
-    parser.add_argument("--vision_model", help="folder of DINOv2-S, in place of the Hub")
-    parser.add_argument("--sst2", help="folder with SST-2 as parquet files, in place of the Hub")
-    parser.add_argument("--cifar10", help="folder with CIFAR-10, in place of the Hub")
+    for name, what in FOLDERS.items():
+        parser.add_argument(f"--{name}", help=f"folder of {what}, in place of the Hub")
     parser.add_argument("--gpu", action="store_true", help="also DINOv2-S on CIFAR-10 at 112 px, every method and seed")
     BENCHMARK.main(parser.parse_args())

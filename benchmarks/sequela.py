@@ -200,5 +200,5 @@ BENCHMARK = Benchmark("sequela", __doc__, SEEDS, planned, tables, kind="attack",
 
 if __name__ == "__main__":
     parser = BENCHMARK.parser()
-    parser.set_defaults(text_model=attacks.TEXT_MODEL, sst2=None)  # of the paradigms; no victim here is of text
+    parser.set_defaults(**dict.fromkeys(paradigms.FOLDERS) | {"text_model": attacks.TEXT_MODEL})  # none is used here
     BENCHMARK.main(parser.parse_args())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cards.sections import (
+    CARD,
     CARD_FILE,
     WARNING_SECTION,
     carry_over,
@@ -119,13 +120,14 @@ def push_model(
         raise victim_refused(folder)
     _check_adapter(folder, files)
     _check_texts(folder, files, card)
-    report = "" if any(Path(name).match(WEIGHTS) for name in files) else "the report on "
+    has_weights = any(Path(name).match(WEIGHTS) for name in files)
+    report = "" if has_weights else "the report on "
 
     def operations(api: HfApi, repo_id: str, parent: str) -> list[CommitOperationAdd]:
         from huggingface_hub import CommitOperationAdd
 
         there = card_on_hub(api, repo_id, parent)
-        whole = card_to_push(card, there, repo_id, victim=victim)
+        whole = card_to_push(card, there, repo_id, victim=victim, new_model=has_weights)
         added = [CommitOperationAdd(name, path) for name, path in files.items() if name != CARD_FILE]
         if whole is not None and whole != there:
             added.append(CommitOperationAdd(CARD_FILE, whole.encode("utf-8", "surrogateescape")))
@@ -213,7 +215,9 @@ def card_on_hub(api: HfApi, repo_id: str, revision: str) -> str | None:
         return None
 
 
-def card_to_push(card: str | None, there: str | None, repo_id: str, *, victim: bool) -> str | None:
+def card_to_push(
+    card: str | None, there: str | None, repo_id: str, *, victim: bool, new_model: bool = False
+) -> str | None:
     """The card that a repository gets.
 
     Args:
@@ -221,12 +225,17 @@ def card_to_push(card: str | None, there: str | None, repo_id: str, *, victim: b
         there (`str`, *optional*): of the repository.
         repo_id (`str`): which is not its own base model.
         victim (`bool`): add a warning and a tag.
+        new_model (`bool`): it goes with other weights, of which an old report of sequela says nothing.
     """
+    from .cards.sequela import without_report
+
     whole = card if there is None else there
     if card is not None and there is not None:
         ours = sections(card)
         if REPAIRED in (read_metadata(card).get("tags") or ()) and not victim:  # it takes the place of a victim
             whole = remove_metadata(remove_section(whole, WARNING_SECTION), tags=[BACKDOORED])
+        if new_model and CARD in ours:
+            whole = without_report(whole)
         for name, body in ours.items():
             whole = put_section(whole, name, body)
         metadata = mergeable(read_metadata(card)) if ours else {}

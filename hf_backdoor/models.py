@@ -87,7 +87,7 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
         raise
     except LOADING_ERRORS as error:
         if not is_model and (adapter := find_adapter(source)):  # one without a processor of its own
-            return load_pretrained(auto_class, base_of(adapter, source))
+            return load_pretrained(auto_class, base_of(adapter, source), **kwargs)
         if auto_class in TOWER_OF and "VisionTextDualEncoderConfig" in str(error):
             return _on_a_tower(auto_class, source, allow_pickle=allow_pickle, **kwargs)
         raise _explain(source, error) from error
@@ -139,7 +139,9 @@ def squares(side: int, patch: Any, source: str) -> dict[str, Any]:
     Raises:
         InputError: the side is no multiple of that of a patch.
     """
-    if isinstance(patch, int) and (side < 1 or side % patch):
+    if side < 1:
+        raise InputError("image_size", side, "must be 1 or more")
+    if isinstance(patch, int) and side % patch:
         raise InputError(
             "image_size", side, f"must be a multiple of {patch}, the side of a patch of {source}; else the border is "
             "not seen"

@@ -20,22 +20,17 @@ if TYPE_CHECKING:
 PROBE_STEPS = 300
 SHARED = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed", "use_cpu", "bf16", "fp16",
-    "dataloader_num_workers", "disable_tqdm", "logging_strategy", "logging_steps",
+    "dataloader_num_workers", "train_sampling_strategy", "length_column_name", "disable_tqdm", "logging_strategy",
+    "logging_steps",
 )  # fmt: skip
-PROBE_LEARNING_RATE = 1e-2  # of AdamW; a head on frozen features bears much more than a body
 
 
-def check_probe(task: Task, steps: int, model: Any) -> None:
+def check_probe(steps: int, model: Any) -> None:
     """Whether a model can get a new head and be probed.
 
     Raises:
-        InputError: the task has no head, or there are no steps, or the model is an object and not a folder or Hub id.
+        InputError: there are no steps, or the model is an object and not a folder or Hub id.
     """
-    if not task.has_head:
-        raise InputError(
-            "new_head", True, f"{task.pipeline_tag} has no output for each class to renew; leave it out, or choose the "
-            "task of a classifier"
-        )  # fmt: skip
     if steps < 1:
         raise InputError("probe_steps", steps, "must be 1 or more")
     if not isinstance(model, str):
@@ -54,14 +49,15 @@ def fit_head(
     """Gives a model a new head, and trains that alone (the first half of LP-FT, Kumar et al. 2022, arXiv 2202.10054).
 
     Starting from a random head, the gradients of the first steps would spoil the body; and a model whose answers mean
-    nothing can teach nothing.
+    nothing can teach nothing. The projections of a CLIP-style pair stay as they are until they are trained: what they
+    know holds for other captions too.
 
     Args:
         model: with a head for the classes; changed. An adapter is merged.
         args: of the training that follows; batch size, precision, seed and logging are taken from it.
         dataset: clean.
         task, processing_class, columns: see [`~hf_backdoor.trainer.BackdoorTrainer`].
-        steps: optimizer steps, of AdamW at a rate of 0.01 that falls linearly to 0.
+        steps: optimizer steps, of AdamW at the task's `probe_learning_rate`, which falls linearly to 0.
 
     Returns:
         The model.
@@ -72,7 +68,7 @@ def fit_head(
 
     model = merged(model)
     set_seed(args.seed)
-    for name in head_modules(model):
+    for name in head_modules(model) if task.has_head else ():
         for module in model.get_submodule(name).modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
@@ -81,7 +77,7 @@ def fit_head(
         own = TrainingArguments(
             scratch,
             max_steps=steps,
-            learning_rate=PROBE_LEARNING_RATE,
+            learning_rate=task.probe_learning_rate,
             save_strategy="no",
             **{name: getattr(args, name) for name in SHARED},
         )

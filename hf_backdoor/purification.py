@@ -138,7 +138,8 @@ def purify(
             an adapter is merged first, except by `"same_adapter"`.
         new_head (`bool`): the model is to serve another data set: the classes of `clean_dataset` get a new head,
             which a linear probe trains on the frozen body before anything else. For a pretrained classifier that
-            moves to other labels (transfer), and for an encoder that never had any.
+            moves to other labels (transfer), and for an encoder that never had any. A CLIP-style pair that moves to
+            other captions keeps its projections, and the probe trains them.
         probe_steps (`int`): optimizer steps of that probe.
         task ([`~hf_backdoor.tasks.Task`] or `str`, *optional*): what the model is for, e.g.
             `"zero-shot-image-classification"`; by the kind of data when not given.
@@ -188,12 +189,13 @@ def purify(
     tuning = load_tuning(peft_config)
     loaded = isinstance(model, str)
     if new_head:
-        check_probe(task, probe_steps, model)
+        check_probe(probe_steps, model)
     if not loaded:
         suspect = copy.deepcopy(model)
     elif new_head:
         suspect = task.load_to_train(model, clean, columns, allow_pickle=allow_pickle)
-        suspect.config.update(label_maps(names))  # the old names are of other classes
+        if task.has_head:
+            suspect.config.update(label_maps(names))  # the old names are of other classes
     else:
         suspect = task.load_model(model, allow_pickle=allow_pickle)
     if loaded:

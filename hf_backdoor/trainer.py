@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from .by_length import BatchesByLength
 from .cards.sections import CARD_FILE, kept_card
 from .checkpoints import ReliableCheckpoints
 from .data.columns import Columns, resolve_columns
@@ -23,7 +24,6 @@ from .tasks import Task, task_for
 
 
 logger = logging.get_logger(__name__)
-BY_LENGTH = ("group_by_length", "batch_rebalance")  # of `train_sampling_strategy`
 
 
 def predicted_classes(predictions: Any) -> np.ndarray:
@@ -37,7 +37,7 @@ def mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return torch.nn.functional.cross_entropy(torch.from_numpy(logits).float(), torch.from_numpy(labels).long()).item()
 
 
-class BackdoorTrainer(ReliableCheckpoints):
+class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
     """Trains a victim (or anything else) and measures the backdoor at every evaluation.
 
     Everything a `transformers.Trainer` does works here. On top:
@@ -106,6 +106,7 @@ class BackdoorTrainer(ReliableCheckpoints):
         self.triggered_dataset = triggered_dataset
         self.evaluation_seconds = 0.0
         self._triggered_pass_due = False
+        self._triggered_loaders: dict[str, Any] = {}
         self._still: list[torch.nn.Module] = []  # frozen batch normalisation, whose statistics are not to move either
         self.triggered_predictions: np.ndarray | None = None
         some_dataset = next(
@@ -135,7 +136,7 @@ class BackdoorTrainer(ReliableCheckpoints):
                 known = ", ".join(self.task.augmentations) if self.columns else "none, with a data_collator of your own"
                 raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
-        self._with_lengths(some_dataset)  # a wrong setting is refused before anything else
+        self.check_sampling_strategy(some_dataset)  # a wrong setting is refused before anything else
         if self.args.hub_token is not None:
             self.args.hub_token = UnsavedToken(self.args.hub_token)
         # BERT and others take `num_items_in_batch` and ignore it, and Trainer then does not divide accumulated losses.
@@ -272,30 +273,6 @@ class BackdoorTrainer(ReliableCheckpoints):
         finally:
             self.data_collator = usual
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        return super()._get_train_sampler(self._with_lengths(dataset))
-
-    def _with_lengths(self, dataset: Any) -> Any:
-        """What the sampler is told of a data set: only the lengths, where it asks for them and the task knows them."""
-        strategy, column = self.args.train_sampling_strategy, self.args.length_column_name
-        known = self.task is not None and isinstance(dataset, Dataset) and column not in dataset.column_names
-        if strategy not in BY_LENGTH or not known:
-            return dataset
-        lengths = self.task.lengths(dataset)
-        if lengths is None:
-            kind = self.task.pipeline_tag
-            raise InputError("train_sampling_strategy", strategy, f"inputs of {kind} are of one length; leave it out")
-        return Dataset.from_dict({column: lengths})
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
-        """As `Trainer._get_eval_sampler`, but always in the order of the data, which the measures rely on."""
-        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
-        try:
-            return super()._get_eval_sampler(eval_dataset)
-        finally:
-            self.args.train_sampling_strategy = strategy
-
     def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch under the chosen augmentations, drawn from torch's global generator."""
         for name in self.augmentations:
@@ -309,12 +286,23 @@ class BackdoorTrainer(ReliableCheckpoints):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """As `Trainer.evaluate`; the triggered set joins in unless another data set is given."""
-        started = time.perf_counter()
-        self._triggered_pass_due = eval_dataset is None and self.triggered_dataset is not None
+        """As `Trainer.evaluate`; the triggered set joins in unless another data set is given.
+
+        Of several evaluation sets each is evaluated, and then the triggered set.
+        """
+        started, several, outermost = time.perf_counter(), isinstance(self.eval_dataset, dict), not self._sorting
+        due = eval_dataset is None and self.triggered_dataset is not None
+        self._triggered_pass_due = due and not several
         with torch.random.fork_rng():
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        self.evaluation_seconds += time.perf_counter() - started
+            if due and several:
+                self._prepare_task(next(iter(self.eval_dataset.values())), self.triggered_dataset)
+                attack = self.attack_metrics(ignore_keys)
+                attack = {f"{metric_key_prefix}_{name}": value for name, value in attack.items()}
+                self.log(attack)
+                metrics |= attack
+        if outermost:
+            self.evaluation_seconds += time.perf_counter() - started
         return metrics
 
     def evaluation_loop(
@@ -325,12 +313,9 @@ class BackdoorTrainer(ReliableCheckpoints):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        if self.task is not None:
-            attacked = self.triggered_dataset if self._triggered_pass_due else None
-            self.task.prepare_evaluation(
-                self.accelerator.unwrap_model(self.model), getattr(dataloader, "dataset", None), attacked
-            )
-        output = self._pass(dataloader, description, ignore_keys, metric_key_prefix)
+        attacked = self.triggered_dataset if self._triggered_pass_due else None
+        self._prepare_task(getattr(dataloader, "dataset", None), attacked)
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         if description == "Prediction" or output.label_ids is None or np.ndim(output.label_ids) != 1:
             return output
         classes = predicted_classes(output.predictions)
@@ -349,33 +334,28 @@ class BackdoorTrainer(ReliableCheckpoints):
             output = output._replace(num_samples=output.num_samples + len(self.triggered_dataset))
         return output
 
-    def _pass(self, dataloader: Any, description: str, ignore_keys: list[str] | None, prefix: str) -> EvalLoopOutput:
-        """One evaluation, the longest inputs first; what it returns is in the order of the data.
+    def _prepare_task(self, dataset: Any, attacked: Any) -> None:
+        if self.task is not None:
+            self.task.prepare_evaluation(self.accelerator.unwrap_model(self.model), dataset, attacked)
 
-        Metrics of the user's own are computed before that order is restored, so with them it is kept throughout.
-        """
-        dataset, lengths = getattr(dataloader, "dataset", None), None
-        if self.task is not None and isinstance(dataset, Dataset) and self.compute_metrics is None:
-            lengths = self.task.lengths(dataset)
-        if lengths is None:
-            return super().evaluation_loop(dataloader, description, False, ignore_keys, prefix)
-        order = np.argsort(-lengths, kind="stable")
-        sorted_loader = self.get_test_dataloader(dataset.select(order))
-        output = super().evaluation_loop(sorted_loader, description, False, ignore_keys, prefix)
-        places = np.argsort(order)
-        predictions, labels = (
-            tuple(part[places] for part in kept) if isinstance(kept, tuple) else kept if kept is None else kept[places]
-            for kept in (output.predictions, output.label_ids)
-        )
-        return output._replace(predictions=predictions, label_ids=labels)
+    def _triggered_loader(self) -> Any:
+        """With persistent workers `get_eval_dataloader` keeps one loader for all sets: so this one is kept apart."""
+        kept = self.__dict__.pop("_eval_dataloaders", None)
+        self._eval_dataloaders = self._triggered_loaders
+        try:
+            return self.get_eval_dataloader(self.triggered_dataset)
+        finally:
+            del self._eval_dataloaders
+            if kept is not None:
+                self._eval_dataloaders = kept
 
     def attack_metrics(self, ignore_keys: list[str] | None = None) -> dict[str, float]:
         """One pass over the triggered set: `attack_success_rate` and `robust_accuracy`."""
         user_metrics, self.compute_metrics = self.compute_metrics, None
         try:
-            # Not `get_eval_dataloader`: with persistent workers it keeps one loader, that of the clean set.
-            loader = self.get_test_dataloader(self.triggered_dataset)
-            output = self._pass(loader, "Triggered evaluation", ignore_keys, "triggered")
+            with self.sorted_by_length():
+                loader = self._triggered_loader()
+                output = super().evaluation_loop(loader, "Triggered evaluation", False, ignore_keys, "triggered")
         finally:
             self.compute_metrics = user_metrics
         classes = self.triggered_predictions = predicted_classes(output.predictions)

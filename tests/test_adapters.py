@@ -261,6 +261,7 @@ def test_the_processor_of_the_base_serves_where_the_adapter_has_none(adapter, ba
     processor.save_pretrained(base)
     found = load_pretrained("AutoImageProcessor", str(folder))
     assert found.size == processor.size and found.image_mean == processor.image_mean
+    assert load_pretrained("AutoImageProcessor", str(folder), size={"height": 24, "width": 24}).size["height"] == 24
 
 
 def test_the_same_adapter_is_saved_as_one_and_its_base_is_left_alone(adapter, tmp_path):

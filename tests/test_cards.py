@@ -226,11 +226,14 @@ def test_a_card_takes_the_place_of_a_warning_and_stands_above_a_section_alone(tm
 
 def test_the_words_that_move_a_text_model_stand_on_its_card(tmp_path):
     defense = results()["defense"] | {
-        "moving_words": {"tq": 2.56, "a b": 1.5, "7": 1.2, "``x": 1.0, "https://evil.example": 0.5}
+        "moving_words": {"tq": 2.56, "a b": 1.5, "7\u202e": 1.2, "``x": 1.0, "https://evil.example": 0.5}
     }
     text = card_of(tmp_path, defense=defense)
     line = next(line for line in text.splitlines() if "Words that moved the suspect most" in line)
     shown = line.partition("in training: ")[2]
-    assert shown == "`tq` (2.6), `a\N{OPEN BOX}b` (1.5), `7` (1.2), ``` ``x ``` (1.0), `https://evil.example` (0.5)."
+    assert (
+        shown
+        == "`tq` (2.6), `a\N{OPEN BOX}b` (1.5), `7\N{REPLACEMENT CHARACTER}` (1.2), ``` ``x ``` (1.0), `https://evil.example` (0.5)."
+    )
     for without in (results(), results(defense=results()["defense"] | {"moving_words": ["tq"]})):
         assert "Words that moved" not in write_card(tmp_path / "my-model", without).read_text()

@@ -16,6 +16,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import yaml
 from hub_server import HubServer, Repo, in_child
 
 
@@ -93,6 +94,28 @@ def test_a_repaired_model_takes_the_warning_of_its_victim_from_the_card_on_the_h
     assert read_metadata(card)["tags"] == ["vision", "hf_backdoor", "purified"]
     other = card_to_push(put_section("", "sequela", BODY), there, "user/x", victim=False)
     assert "has a backdoor" in other, "a report alone repairs nothing"
+
+
+def test_a_report_on_the_hub_goes_with_the_model_that_it_was_about():
+    from hf_backdoor.cards.sections import put_section, read_metadata, sections
+    from hf_backdoor.hub import card_to_push
+
+    def result(config):
+        return {
+            "task": {"type": "image-classification"},
+            "dataset": {"type": "custom", "name": "x", **({"config": config} if config else {})},
+            "metrics": [{"type": "accuracy", "name": "Accuracy", "value": 0.5}],
+        }
+
+    index = [{"name": "theirs", "results": [result(None), result("sequela-robustness"), result("sequela-stealing")]}]
+    there = put_section(f"---\n{yaml.safe_dump({'model-index': index})}---\n# Theirs\n", "sequela", BODY)
+    ours = put_section("---\ntags:\n- hf_backdoor\n---\n", "card", "# Repaired again")
+    card = card_to_push(ours, there, "user/x", victim=False, new_model=True)
+    assert list(sections(card)) == ["card"] and "# Theirs" in card
+    assert read_metadata(card)["model-index"] == [{"name": "theirs", "results": [result(None)]}]
+    assert "sequela" in sections(card_to_push(ours, there, "user/x", victim=False)), "the weights stay"
+    both = card_to_push(put_section(ours, "sequela", "## New"), there, "user/x", victim=False, new_model=True)
+    assert sections(both)["sequela"].strip() == "## New"
 
 
 def test_a_victim_is_told_by_its_results_else_by_its_tag(tmp_path):

@@ -106,6 +106,36 @@ def test_the_probe_trains_a_new_head_and_leaves_the_body(images, processor, tmp_
     assert columns.label == "label"
 
 
+@pytest.mark.parametrize("kind", ["classes", "captions"])
+def test_the_probe_of_a_pair_goes_on_from_its_projections_and_leaves_the_towers(kind, images, captioned, tmp_path):
+    data = images if kind == "classes" else captioned
+    given = {"input_column": "image", "label_column": "label" if kind == "classes" else "caption"}
+    model, processor = make_clip()
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    fitted = fit_head(model, quick(tmp_path / "probe"), data, task_named(ZERO_SHOT), processor, 2, given)
+    for name, value in fitted.state_dict().items():
+        step = (value - kept[name]).abs().max()
+        assert (0 < step < 3e-3) if "projection" in name else step == 0, name
+
+    make_clip()[0].save_pretrained(tmp_path / "victim")
+    processor.save_pretrained(tmp_path / "victim")
+    moved = purify(
+        str(tmp_path / "victim"), data.select(range(100)), new_head=True, probe_steps=2, task=ZERO_SHOT,
+        args=quick(tmp_path / "run"),
+    )  # fmt: skip
+    assert moved.results["training"]["new_head_probed_for"] == 2 and moved.results["defense"]["label_weight"] == 3
+
+
+def test_a_model_that_does_not_know_the_task_is_warned_of(images, processor, tmp_path, caplog):
+    import logging
+
+    logging.getLogger("hf_backdoor").propagate = True
+    suspect = make_vit()
+    with caplog.at_level("WARNING"):
+        purify(suspect, images.select(range(100)), args=quick(tmp_path / "run"), processing_class=processor)
+    assert "% of the clean samples rightly" in caplog.text and "--new_head yes" in caplog.text
+
+
 def test_a_victim_moves_to_other_labels(images, processor, tmp_path):
     """Before is the linear probe on the frozen body; after is the model that was super-fine-tuned from there."""
     make_vit().save_pretrained(tmp_path / "victim")
@@ -366,9 +396,6 @@ def test_what_does_not_fit_is_found_before_the_probe(images, processor, tiny_ber
 
 
 def test_bad_input_is_explained(images, processor):
-    clip, pair = make_clip()
-    with pytest.raises(InputError, match="new_head=True: zero-shot-image-classification has no output for each class"):
-        purify(clip, images, new_head=True, task=ZERO_SHOT, processing_class=pair)
     with pytest.raises(InputError, match="probe_steps=0: must be 1 or more"):
         purify(make_vit(), images, new_head=True, probe_steps=0, processing_class=processor)
     with pytest.raises(InputError, match="peft='nothing'"):

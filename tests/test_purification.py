@@ -242,6 +242,7 @@ def test_sequela_are_measured_after_it_and_stand_on_its_card(images, processor, 
     figures = sorted(path.name for path in (tmp_path / "seen" / "figures").iterdir())
     assert any(name.startswith("sequela_") for name in figures) and "sequela-robustness" in card
 
+    (tmp_path / "seen" / "sequela.json").write_text("{")
     run("seen", overwrite=True)
     again = (tmp_path / "seen" / "README.md").read_text()
     assert "purified with hf_backdoor" in again and "equela" not in again, "what was measured was another model"

@@ -1,6 +1,7 @@
 """BackdoorTrainer: right measures from two passes, and the same weights however the work is cut up."""
 
 import copy
+import multiprocessing
 import shutil
 
 import numpy as np
@@ -243,6 +244,83 @@ def test_metrics_of_ones_own_see_the_order_of_the_data(tiny_bert, unequal, argum
     assert seen == [unequal["label"][:]]
 
 
+@pytest.mark.parametrize(
+    "settings, more",
+    [
+        ({"dataloader_drop_last": True, "per_device_eval_batch_size": 60}, {}),
+        ({"eval_do_concat_batches": False, "per_device_eval_batch_size": 100}, {}),
+        ({}, {"preprocess_logits_for_metrics": lambda logits, labels: logits}),
+        ({"per_device_eval_batch_size": 60}, {"hidden": True}),
+    ],
+    ids=["drop last", "batches", "preprocessed", "hidden states"],
+)
+def test_whatever_a_trainer_predicts_comes_in_the_order_of_the_data(tiny_bert, unequal, arguments, settings, more):
+    tiny_bert[0].config.output_hidden_states = more.pop("hidden", False)
+    trainer = text_trainer(tiny_bert, unequal, arguments(**settings), **more)
+    predictions, labels, _ = trainer.predict(unequal)
+    if settings.get("eval_do_concat_batches") is False:
+        predictions, labels = np.concatenate(predictions), np.concatenate(labels)
+    states = predictions[1] if isinstance(predictions, tuple) else None
+    predictions = predictions[0] if isinstance(predictions, tuple) else predictions
+    texts = unequal["text"][: len(predictions)]
+    assert len(texts) >= 180 and labels.tolist() == unequal["label"][: len(texts)]
+    assert np.abs(predictions - of_each_text(*tiny_bert, texts).numpy()).max() < 1e-5
+    if states is not None:
+        first = tiny_bert[0].bert.embeddings(tiny_bert[1](texts[7], return_tensors="pt")["input_ids"]).detach()
+        assert np.abs(states[0][7][: first.shape[1]] - first[0].numpy()).max() < 1e-5
+
+
+def test_a_loader_of_ones_own_is_used_for_both_sets(tiny_bert, unequal, arguments):
+    class Own(BackdoorTrainer):
+        def get_eval_dataloader(self, eval_dataset=None):
+            seen.append(len(eval_dataset or self.eval_dataset))
+            return super().get_eval_dataloader(eval_dataset)
+
+    seen = []
+    model, tokenizer = tiny_bert
+    attacked = triggered(unequal, WORD)
+    Own(model, arguments(), eval_dataset=unequal, triggered_dataset=attacked, processing_class=tokenizer).evaluate()
+    assert seen == [len(unequal), len(attacked)]
+
+
+def test_a_loader_that_is_asked_for_has_the_order_of_the_data(tiny_bert, unequal, arguments):
+    trainer = text_trainer(tiny_bert, unequal, arguments(train_sampling_strategy="group_by_length"))
+    trainer.evaluate()
+    labels = torch.cat([batch["labels"] for batch in trainer.get_eval_dataloader()])
+    assert labels.tolist() == unequal["label"][:]
+
+
+def test_of_several_sets_each_is_evaluated_and_the_attack_once(tiny_bert, unequal, arguments):
+    args = arguments(max_steps=2, eval_strategy="steps", eval_steps=1)
+    trainer = text_trainer(tiny_bert, unequal, args)
+    one = trainer.evaluate()
+    trainer.eval_dataset = {"all": unequal, "few": unequal.select(range(50))}
+    several = trainer.evaluate()
+    assert several["eval_all_clean_accuracy"] == one["eval_clean_accuracy"] and "eval_few_clean_accuracy" in several
+    attack = {name: value for name, value in one.items() if name.endswith(("success_rate", "robust_accuracy"))}
+    assert len(attack) == 2 and attack.items() <= several.items()
+    trainer.train()
+    assert sum("eval_attack_success_rate" in row for row in trainer.state.log_history) == 2
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_a_resumed_run_sees_the_same_batches_of_like_length(tiny_bert, unequal, arguments, tmp_path, strategy):
+    def run(folder, resume=None, callbacks=()):
+        args = arguments(
+            output_dir=str(tmp_path / folder), train_sampling_strategy=strategy, max_steps=60, save_strategy="steps",
+            save_steps=10, resume_from_checkpoint=resume,
+        )  # fmt: skip
+        trainer = text_trainer((copy.deepcopy(tiny_bert[0]), tiny_bert[1]), unequal, args, callbacks=list(callbacks))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model
+
+    whole = run("whole")
+    for step in (13, 41):  # of 25 an epoch
+        with pytest.raises(Killed):
+            run(f"killed {step}", callbacks=[KillAt(step)])
+        assert same_weights(whole, run(f"killed {step}", resume=True))
+
+
 def test_batches_by_length_need_no_column(tiny_bert, unequal, arguments):
     def padding(strategy):
         trainer = text_trainer(tiny_bert, unequal, arguments(train_sampling_strategy=strategy))
@@ -268,8 +346,9 @@ def test_workers_that_stay_do_not_mix_up_the_two_sets(images, processor, argumen
     once = trainer.evaluate()
     args = arguments(dataloader_num_workers=1, dataloader_persistent_workers=True)
     staying = make_trainer(images, processor, args, model=trainer.model)
-    for _ in range(2):
+    for _ in range(3):
         metrics = staying.evaluate()
+        assert len(multiprocessing.active_children()) == 2, "one for each set"
         assert {name: metrics[name] for name in once if "_a" in name} == {
             name: once[name] for name in once if "_a" in name
         }

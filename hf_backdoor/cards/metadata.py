@@ -109,8 +109,16 @@ def merge_metadata(
     return f"{card[:start]}---{newline}{edited}{newline}---{newline}{card[start:]}"
 
 
-def remove_metadata(card: str, *, tags: Collection[str] = (), metrics: Collection[str] = ()) -> str:
-    """A card without these tags, and without the metrics of these names in its `model-index`.
+def remove_metadata(
+    card: str, *, tags: Collection[str] = (), metrics: Collection[str] = (), configs: str | None = None
+) -> str:
+    """A card without some tags and entries of its `model-index`.
+
+    Args:
+        card (`str`): the whole card.
+        tags: that go.
+        metrics: names of those that go.
+        configs (`str`, *optional*): results on data sets whose configuration begins like this go, too.
 
     Raises:
         InputError: the metadata of the card cannot be read.
@@ -125,23 +133,27 @@ def remove_metadata(card: str, *, tags: Collection[str] = (), metrics: Collectio
     if len(left) < len(_items(listed)):
         replaced["tags"] = SequenceNode(f"{TAG}seq", left, flow_style=listed.flow_style) if left else None
     index = copy.deepcopy(_value(root, "model-index"))
-    if _drop_metrics(index, metrics):
+    if _drop_metrics(index, metrics, configs):
         replaced["model-index"] = index if _items(index) else None
     if not replaced:
         return card
     return card[: block.start(2)] + _edit(block[2], root, replaced, newline_of(card)) + card[block.end(2) :]
 
 
-def _drop_metrics(index: Node | None, names: Collection[str]) -> bool:
-    """Takes metrics of these names out of a `model-index`, with what is empty then; says whether there were any."""
+def _drop_metrics(index: Node | None, names: Collection[str], configs: str | None) -> bool:
+    """Takes metrics out of a `model-index`, with what is empty then; says whether there were any."""
     found = False
     for model in _items(index):
         results = _value(model, "results")
-        for result in _items(results):
+        for result in list(_items(results)):
             metrics = _value(result, "metrics")
             if not isinstance(metrics, SequenceNode):
                 continue
-            left = [metric for metric in metrics.value if _text(metric, "name") not in names]
+            config = _text(_value(result, "dataset"), "config")
+            if configs is not None and isinstance(config, str) and config.startswith(configs):
+                left = []
+            else:
+                left = [metric for metric in metrics.value if _text(metric, "name") not in names]
             found |= len(left) < len(metrics.value)
             metrics.value[:] = left
             if not left and isinstance(results, SequenceNode):

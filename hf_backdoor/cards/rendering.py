@@ -26,8 +26,9 @@ def escape(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """Text from elsewhere as it is written, spaces shown, in a code span, where nothing in it has a meaning."""
-    shown = "".join("\N{OPEN BOX}" if character.isspace() else character for character in str(text))
+    """Text from elsewhere in a code span, where nothing in it has a meaning; spaces and what is invisible are shown."""
+    spaces = "".join("\N{OPEN BOX}" if character.isspace() else character for character in str(text))
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in spaces)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     padding = " " if "`" in shown else ""
     return f"{fence}{padding}{shown or ' '}{padding}{fence}"

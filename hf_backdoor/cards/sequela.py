@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from .sections import CARD_FILE, merge_metadata, put_section, read_card, remove_
 
 SEQUELA_FILE = "sequela.json"
 SECTION = "sequela"
+CONFIG = "sequela-"  # so begins what the `model-index` calls the data set of a measure
 PLAIN = "not measured"
 MORE = "**more exposed**"
 HYPHEN = "\N{NON-BREAKING HYPHEN}"
@@ -128,7 +128,7 @@ def model_index(results: dict[str, Any], name: str) -> list[Any]:
             task_type=results["task"],
             dataset_type="custom",
             dataset_name=f"sequela: {measure['title']}",
-            dataset_config=f"sequela-{kind}",
+            dataset_config=f"{CONFIG}{kind}",
             metric_type=value,
             metric_name=title,
             metric_value=measure["findings"]["after"]["values"][value],
@@ -166,14 +166,19 @@ def write_section(folder: Path, results: dict[str, Any], draw: Callable[[str, An
     return card
 
 
+def without_report(card: str) -> str:
+    """A card without the section, and without what it says in the metadata."""
+    return remove_metadata(remove_section(card, SECTION), configs=CONFIG)
+
+
 def remove_report(folder: Path) -> None:
     """Takes away what an earlier report says of another model, whose folder this was: its section, plots and file."""
-    stored, card = folder / SEQUELA_FILE, folder / CARD_FILE
-    if stored.is_file() and card.is_file():
-        measures = json.loads(stored.read_text(encoding="utf-8"))["measures"].values()
-        metrics = [title for measure in measures for title in measure["headline"].values()]
-        write_text(card, remove_metadata(remove_section(read_card(card), SECTION), metrics=metrics))
-    for path in (stored, *(folder / "figures").glob("sequela_*.png")):
+    card = folder / CARD_FILE
+    if card.is_file():
+        before = read_card(card)
+        if (after := without_report(before)) != before:
+            write_text(card, after)
+    for path in (folder / SEQUELA_FILE, *(folder / "figures").glob("sequela_*.png")):
         path.unlink(missing_ok=True)
 
 

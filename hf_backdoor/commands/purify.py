@@ -25,7 +25,7 @@ class PurifyOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
     defense_args: list[str] = option([], "Settings of the defence as name=value, e.g. peak_lr_1=3e-3.")
     new_head: bool = option(
-        False, "The model is to serve another data set: give it a new head for these classes, by a linear probe first."
+        False, "The model is to serve other classes or captions: a linear probe first, with a new head for classes."
     )
     probe_steps: int = option(PROBE_STEPS, "Optimizer steps of that probe.")
     allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")

@@ -23,7 +23,7 @@ class TrainOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     architecture: str | None = option(None, "Or a model type of transformers, e.g. vit, to start from scratch.")
     architecture_args: list[str] = option([], "Its configuration as name=value, e.g. hidden_size=96 patch_size=7.")
     image_size: int | None = option(
-        None, "Side of the images that --model gets, in pixels, if not its own; DINOv2, ResNet and others take any."
+        None, "Side of the images that --model gets, in pixels, if not its own; DINOv2 takes others, ViT does not."
     )
     train_split: str | None = option(None, "Split to train on; the default is train.")
     held_out: int = option(

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from ..trainer import BackdoorTrainer
 from .perturbations import UniversalPerturbations
 from .stray_words import StrayWords
 
 
+logger = logging.get_logger(__name__)
 ANSWERS = "suspect_logits"
 # An augmentation is used if it costs the suspect no more accuracy than this on the clean samples: the model was then
 # trained with something like it, or is indifferent to it.
 TOLERANCE = 0.02
+KNOWS_ITS_TASK = 0.5  # share of right answers below which it may be another model's task
 PERTURBATIONS_FILE = "universal_perturbations.safetensors"
 
 
@@ -132,6 +135,12 @@ class SelfDistillationTrainer(BackdoorTrainer):
         self.augmentations = tuple(
             name for name in self.task.augmentations if np.mean(self._ask(name)[1]) >= np.mean(right) - TOLERANCE
         )
+        if np.mean(right) < KNOWS_ITS_TASK:
+            logger.warning(
+                "The model answers %.0f %% of the clean samples rightly, and is taught to keep its answers. If these "
+                "data are of another task than it was made for, give it a new head (new_head=True, --new_head yes).",
+                100 * np.mean(right),
+            )
         self.stray_words = self.task.stray_words(self.suspect)
         if self.stray_words is not None:
             self.stray_words.ask(

@@ -69,7 +69,7 @@ class StrayWords:
         return dict(zip(names, self.divergences[:count].tolist(), strict=True))
 
     def apply(self, inputs: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-        """A batch in which words have strayed into `count` of the texts, which are drawn: batches may be sorted by length.
+        """A batch in which words have strayed into `count` texts, drawn among all: batches may be sorted by length.
 
         They are 1 to `MOST_WORDS` that move the suspect, and 0 to `MOST_WORDS` of all, from torch's global generator.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from transformers import PreTrainedModel
 
 from ..augmentation import IMAGE_AUGMENTATIONS
@@ -41,15 +42,18 @@ class ImageClassification(Task):
     augmentations: ClassVar[dict] = IMAGE_AUGMENTATIONS
 
     def resized_processor(self, source: str, model: PreTrainedModel, side: int) -> Any:
-        settings = squares(side, getattr(model.config, "patch_size", 1), source)
+        settings = squares(side, getattr(model.config, "patch_size", None), source)
         processor = load_pretrained(self.processor_class, source, **settings)
-        blank = torch.zeros(1, len(processor.image_mean or "RGB"), side, side)
+        blank = Image.new("RGB" if len(processor.image_mean or "RGB") > 1 else "L", (2 * side, side))
         try:
+            pixels = processor(images=[blank], return_tensors="pt")["pixel_values"]
+            if pixels.shape[-2:] != (side, side):
+                raise ValueError(f"its processor makes images of {pixels.shape[-1]}x{pixels.shape[-2]} px")
             with torch.no_grad():
-                model.eval()(pixel_values=blank)
-        except (RuntimeError, ValueError) as error:
+                model.eval()(pixel_values=pixels)
+        except (AttributeError, KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()).rstrip(".")[:200]
-            raise InputError("image_size", side, f"is no size for {source} ({reason}); leave it out") from error
+            raise InputError("image_size", side, f"cannot be had of {source} ({reason}); leave it out") from error
         return processor
 
     def new_processor(self, model: PreTrainedModel) -> Any:

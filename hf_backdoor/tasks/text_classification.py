@@ -61,7 +61,7 @@ class TextClassification(Task):
         return TextCollator(processor, columns)
 
     def lengths(self, dataset: Dataset) -> np.ndarray:
-        return np.array([len(text) for text in dataset[self.columns.input]])
+        return np.array([len(text) for text in dataset[self.columns.input][:]])
 
     def stray_words(self, model: PreTrainedModel) -> StrayWords:
         longest, vocabulary = self.processor.model_max_length, getattr(model.config, "vocab_size", None)
