@@ -228,7 +228,7 @@ class Benchmark:
 
     def _collect(self, runs: list[Run], only: list[str] | None) -> None:
         kinds = only or [run.about[self.kind] for run in runs]
-        stored = json.loads(self.results.read_text()) if self.results.is_file() else {"rows": [], "missing": []}
+        stored = json.loads(self.results.read_text()) if self.results.is_file() else {"rows": []}
         done = {run.key: portable(self.row(run)) for run in runs if run.about[self.kind] in kinds and run.done()}
         rows = {row["key"]: row for row in stored["rows"] if row[self.kind] not in kinds} | done
         keys = dict.fromkeys([run.key for run in runs] + list(rows))
