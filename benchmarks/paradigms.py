@@ -205,6 +205,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
     return runs
 
 
+PROBED = {"linear_probe": "sft", "benign-linear_probe": "benign-sft"}
 TITLES = {
     "undefended": "undefended",
     "benign": "benign model",
@@ -215,15 +216,25 @@ TITLES = {
 }
 
 
+def probe_cost(row: dict[str, Any]) -> dict[str, Any]:
+    """What the probe before a purification took."""
+    return {"purification_seconds": row["cost"]["probe_seconds"], "peak_memory_bytes": None}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """One setting as Markdown: mean and spread over the seeds."""
     lines = ["| method | seeds | CA | ASR | RA | seconds | peak memory | trained weights |", "|---" * 8 + "|"]
+    moved = rows[0]["setting"].startswith(("transfer", "encoder"))
     for method, title in TITLES.items():
         own = [row for row in rows if row["method"] == method]
-        after = {row["seed"]: row for row in rows if row["method"] == "sft"}
-        if method == "linear_probe" and rows[0]["setting"].startswith(("transfer", "encoder")):
-            # The probe itself was measured before the class was known to which triggered inputs go.
-            own = [row | {"measured": after[row["seed"]]["suspect"]} for row in own if row["seed"] in after]
+        if moved and method in PROBED:
+            # The probe alone was measured before the class was known to which triggered inputs go.
+            probe, title = own, f"{title}, from which SFT starts"
+            own = [
+                row | {"measured": row["suspect"], "tuning": probe[0]["tuning"], "cost": probe_cost(row)}
+                for row in rows
+                if row["method"] == PROBED[method] and probe
+            ]
         if method == "benign" and not own:  # the benign model of another setting, before it was purified here
             own = [row | {"measured": row["suspect"]} for row in rows if row["method"] == "benign-sft"]
         if not own:

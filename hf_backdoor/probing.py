@@ -23,6 +23,7 @@ SHARED = (
     "dataloader_num_workers", "train_sampling_strategy", "length_column_name", "disable_tqdm", "logging_strategy",
     "logging_steps",
 )  # fmt: skip
+PROBE_LEARNING_RATE = 1e-2  # of AdamW; a head on frozen features bears much more than a body
 
 
 def check_probe(steps: int, model: Any) -> None:
@@ -57,7 +58,7 @@ def fit_head(
         args: of the training that follows; batch size, precision, seed and logging are taken from it.
         dataset: clean.
         task, processing_class, columns: see [`~hf_backdoor.trainer.BackdoorTrainer`].
-        steps: optimizer steps, of AdamW at the task's `probe_learning_rate`, which falls linearly to 0.
+        steps: optimizer steps, of AdamW at a rate of 0.01 that falls linearly to 0.
 
     Returns:
         The model.
@@ -77,7 +78,7 @@ def fit_head(
         own = TrainingArguments(
             scratch,
             max_steps=steps,
-            learning_rate=task.probe_learning_rate,
+            learning_rate=PROBE_LEARNING_RATE,
             save_strategy="no",
             **{name: getattr(args, name) for name in SHARED},
         )

@@ -115,7 +115,7 @@ def test_the_probe_of_a_pair_goes_on_from_its_projections_and_leaves_the_towers(
     fitted = fit_head(model, quick(tmp_path / "probe"), data, task_named(ZERO_SHOT), processor, 2, given)
     for name, value in fitted.state_dict().items():
         step = (value - kept[name]).abs().max()
-        assert (0 < step < 3e-3) if "projection" in name else step == 0, name
+        assert (0 < step < 3e-2) if "projection" in name else step == 0, name
 
     make_clip()[0].save_pretrained(tmp_path / "victim")
     processor.save_pretrained(tmp_path / "victim")

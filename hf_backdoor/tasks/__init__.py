@@ -37,7 +37,6 @@ class Task(ABC):
             `(batch, channels, height, width)`, where there is one.
         augmentations (`dict`): random variations of that input, by name.
         has_head (`bool`): the model has an output for each class.
-        probe_learning_rate (`float`): of a linear probe; a head on frozen features bears much more than a body.
         takes_captions (`bool`): captions can stand for labels.
         own_loss (`bool`): the loss comes from [`~Task.loss`] and the predictions from [`~Task.logits`], else both from
             the model.
@@ -52,7 +51,6 @@ class Task(ABC):
     continuous_input: ClassVar[str | None] = None
     augmentations: ClassVar[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {}
     has_head: ClassVar[bool] = True
-    probe_learning_rate: ClassVar[float] = 1e-2
     takes_captions: ClassVar[bool] = False
     own_loss: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1

@@ -97,7 +97,6 @@ class ZeroShotImageClassification(ImageClassification):
     processor_class: ClassVar[str] = "AutoProcessor"
     pipeline_tag: ClassVar[str] = "zero-shot-image-classification"
     has_head: ClassVar[bool] = False
-    probe_learning_rate: ClassVar[float] = 1e-3  # of projections that are not new
     takes_captions: ClassVar[bool] = True
     own_loss: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 2
