@@ -137,8 +137,8 @@ class SelfDistillationTrainer(BackdoorTrainer):
         )
         if np.mean(right) < KNOWS_ITS_TASK:
             logger.warning(
-                "The model answers %.0f %% of the clean samples rightly, and is taught to keep its answers. If it was made "
-                "for another task, give it a new head (new_head=True, --new_head yes), and that more probe_steps.",
+                "The model answers %.0f %% of the clean samples rightly, and is taught to keep its answers. If it was "
+                "made for another task, give it a new head (new_head=True, --new_head yes), and that more probe_steps.",
                 100 * np.mean(right),
             )
         self.stray_words = self.task.stray_words(self.suspect)
