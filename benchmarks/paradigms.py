@@ -27,8 +27,10 @@ from hf_backdoor.metrics import METRICS
 ROOT = Path(__file__).resolve().parent
 RECIPES = ROOT.parent / "recipes" / "paradigms"
 WORK = Path("runs/benchmarks/paradigms")
-TEXT_MODEL, VISION_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "facebook/dinov2-small"
-SST2, CIFAR10 = "stanfordnlp/sst2", "uoft-cs/cifar10"
+TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+SST2 = "stanfordnlp/sst2"
+# What recipes name, by the option that names a folder in its place; SST-2 is put into a recipe of other data.
+PUBLIC = {"text_model": TEXT_MODEL, "vision_model": "facebook/dinov2-small", "cifar10": "uoft-cs/cifar10"}
 FOLDERS = {"text_model": "MiniLM", "vision_model": "DINOv2-S", "sst2": "SST-2 as parquet files", "cifar10": "CIFAR-10"}
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"distillation": False, "averaging": False}
@@ -89,7 +91,7 @@ class Setting:
         self.work = WORK / f"{name}-{seed}"
         self.victim = self._train("victim", {})
         self.benign = benign or self._train("benign", {"poisoned": False})
-        self.moved = "new_head" in self._recipe("purify") or self.place.startswith("transfer")
+        self.moved = "new_head" in self._recipe("purify")
 
     def _recipe(self, part: str) -> dict[str, Any]:
         return recipe(self.place, part, self.size)
@@ -101,8 +103,7 @@ class Setting:
         """Models and data from folders; what the recipe calls the victim is the victim of this seed."""
         runs = f"runs/paradigms{'' if self.size == 'small' else '_' + self.size}/{self.place}"
         places = {f"{runs}/encoder": str(self.work / "encoder"), f"{runs}/victim": str(folder)}
-        folders = (self.options.text_model, self.options.vision_model, self.options.cifar10)
-        places |= {public: own for public, own in zip((TEXT_MODEL, VISION_MODEL, CIFAR10), folders, strict=True) if own}
+        places |= {public: own for name, public in PUBLIC.items() if (own := getattr(self.options, name))}
         if self.place == "standalone_text":
             content = content | {"dataset": self.options.sst2 or SST2}
             content |= {"held_out": 692, "num_train_epochs": 1} if "held_out" in content else {"clean_samples": 692}

@@ -67,8 +67,8 @@ class BatchesByLength(Trainer):
             InputError: they have no lengths.
         """
         strategy = self.args.train_sampling_strategy
-        known = self.task is None or not isinstance(dataset, Dataset)
-        if strategy in BY_LENGTH and not known and self._with_lengths(dataset) is None:
+        ours = self.task is not None and isinstance(dataset, Dataset)  # else `Trainer` has its own ways to find out
+        if strategy in BY_LENGTH and ours and self._with_lengths(dataset) is None:
             raise InputError("train_sampling_strategy", strategy, "is for texts; leave it out")
 
     def _with_lengths(self, dataset: Dataset) -> Dataset | None:

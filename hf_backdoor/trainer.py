@@ -340,14 +340,12 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
 
     def _triggered_loader(self) -> Any:
         """With persistent workers `get_eval_dataloader` keeps one loader for all sets: so this one is kept apart."""
-        kept = self.__dict__.pop("_eval_dataloaders", None)
+        kept = getattr(self, "_eval_dataloaders", {})
         self._eval_dataloaders = self._triggered_loaders
         try:
             return self.get_eval_dataloader(self.triggered_dataset)
         finally:
-            del self._eval_dataloaders
-            if kept is not None:
-                self._eval_dataloaders = kept
+            self._eval_dataloaders = kept
 
     def attack_metrics(self, ignore_keys: list[str] | None = None) -> dict[str, float]:
         """One pass over the triggered set: `attack_success_rate` and `robust_accuracy`."""

@@ -132,14 +132,15 @@ class SelfDistillationTrainer(BackdoorTrainer):
         """Stores the suspect's answers with the data, where they are for classes; chooses the augmentations."""
         self.task.prepare_evaluation(self.suspect, self.train_dataset)
         logits, right = self._ask()
+        known = np.mean(right)
         self.augmentations = tuple(
-            name for name in self.task.augmentations if np.mean(self._ask(name)[1]) >= np.mean(right) - TOLERANCE
+            name for name in self.task.augmentations if np.mean(self._ask(name)[1]) >= known - TOLERANCE
         )
-        if np.mean(right) < KNOWS_ITS_TASK:
+        if known < KNOWS_ITS_TASK:
             logger.warning(
                 "The model answers %.0f %% of the clean samples rightly, and is taught to keep its answers. If it was "
                 "made for another task, give it a new head (new_head=True, --new_head yes), and that more probe_steps.",
-                100 * np.mean(right),
+                100 * known,
             )
         self.stray_words = self.task.stray_words(self.suspect)
         if self.stray_words is not None:
