@@ -222,6 +222,14 @@ def probe_cost(row: dict[str, Any]) -> dict[str, Any]:
     return {"purification_seconds": row["cost"]["probe_seconds"], "peak_memory_bytes": None}
 
 
+def trained_weights(tuning: dict[str, int] | None) -> str:
+    """How many, and which part of all; nothing is known of a probe before a purification."""
+    if tuning is None:
+        return ""
+    trained, total = (tuning[name] for name in ("trainable_parameters", "parameters"))
+    return f"{trained:,} ({100 * trained / total:.3g} %)"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """One setting as Markdown: mean and spread over the seeds."""
     lines = ["| method | seeds | CA | ASR | RA | seconds | peak memory | trained weights |", "|---" * 8 + "|"]
@@ -230,11 +238,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["method"] == method]
         if moved and method in PROBED:
             # The probe alone was measured before the class was known to which triggered inputs go.
-            probe, title = own, f"{title}, from which SFT starts"
+            title = f"{title}, from which SFT starts"
             own = [
-                row | {"measured": row["suspect"], "tuning": probe[0]["tuning"], "cost": probe_cost(row)}
+                row | {"measured": row["suspect"], "tuning": None, "cost": probe_cost(row)}
                 for row in rows
-                if row["method"] == PROBED[method] and probe
+                if row["method"] == PROBED[method]
             ]
         if method == "benign" and not own:  # the benign model of another setting, before it was purified here
             own = [row | {"measured": row["suspect"]} for row in rows if row["method"] == "benign-sft"]
@@ -245,8 +253,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells.append(f"{mean(seconds):.0f}")
         memory = [row["cost"].get("peak_memory_bytes") for row in own]
         cells.append(f"{mean(memory) / 2**20:.0f} MiB" if all(memory) else "")
-        trained, total = (own[0]["tuning"][name] for name in ("trainable_parameters", "parameters"))
-        cells.append(f"{trained:,} ({100 * trained / total:.3g} %)")
+        cells.append(trained_weights(own[0]["tuning"]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -107,6 +107,18 @@ def head_modules(model: torch.nn.Module) -> list[str]:
     return heads or [f"{name}.head" for name in BODIES if hasattr(children.get(name), "head")]
 
 
+def poolers(model: torch.nn.Module) -> list[str]:
+    """Names of the trained layers between the body of a classifier and its head: BERT's `pooler`, and of most none.
+
+    Other architectures (RoBERTa, ELECTRA, DistilBERT) count that layer to the head.
+
+    Args:
+        model: of transformers, not wrapped in an adapter.
+    """
+    name = f"{getattr(model, 'base_model_prefix', '')}.pooler"
+    return [part for part, module in model.named_modules() if part == name and any(True for _ in module.parameters())]
+
+
 def towers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The encoders of a model by their names: two of a pair, else its body, named `""` if it is bare.
 

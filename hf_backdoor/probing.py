@@ -1,11 +1,11 @@
-"""Linear probing: a new head on a frozen body, from which purification of a transferred model starts."""
+"""Probing: a new head on a frozen body, from which purification of a transferred model starts."""
 
 from __future__ import annotations
 
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from .architectures import head_modules
+from .architectures import head_modules, poolers
 from .errors import InputError
 from .tuning import load_tuning, merged
 
@@ -23,7 +23,8 @@ SHARED = (
     "dataloader_num_workers", "train_sampling_strategy", "length_column_name", "disable_tqdm", "logging_strategy",
     "logging_steps",
 )  # fmt: skip
-PROBE_LEARNING_RATE = 1e-2  # of AdamW; a head on frozen features bears much more than a body
+# Of AdamW. A linear layer on frozen features bears much more than a body does, and one below another not quite as much.
+LINEAR_RATE, HIDDEN_RATE = 1e-2, 1e-3
 
 
 def check_probe(steps: int, model: Any) -> None:
@@ -50,40 +51,48 @@ def fit_head(
     """Gives a model a new head, and trains that alone (the first half of LP-FT, Kumar et al. 2022, arXiv 2202.10054).
 
     Starting from a random head, the gradients of the first steps would spoil the body; and a model whose answers mean
-    nothing can teach nothing. The projections of a CLIP-style pair stay as they are until they are trained: what they
-    know holds for other captions too.
+    nothing can teach nothing. BERT's pooler is made anew with the head that reads it: after fine-tuning, what it
+    gives varies along the old classes and hardly elsewhere, so that a linear layer on it learns no others. The
+    projections of a CLIP-style pair stay as they are until they are trained: what they know holds for other captions.
 
     Args:
         model: with a head for the classes; changed. An adapter is merged.
         args: of the training that follows; batch size, precision, seed and logging are taken from it.
         dataset: clean.
         task, processing_class, columns: see [`~hf_backdoor.trainer.BackdoorTrainer`].
-        steps: optimizer steps, of AdamW at a rate of 0.01 that falls linearly to 0.
+        steps: optimizer steps, of AdamW at a rate of 0.01, or 0.001 for a head with a hidden layer, that falls
+            linearly to 0.
 
     Returns:
         The model.
     """
+    from torch import nn
     from transformers import TrainingArguments, set_seed
 
     from .trainer import BackdoorTrainer
 
     model = merged(model)
     set_seed(args.seed)
-    for name in head_modules(model) if task.has_head else ():
-        for module in model.get_submodule(name).modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+    new = [model.get_submodule(name) for name in [*poolers(model), *head_modules(model)] if task.has_head]
+    modules = [module for part in new for module in part.modules()]
+    for module in modules:
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    has_hidden_layer = sum(isinstance(module, nn.Linear) for module in modules) > 1
     head = load_tuning("head")
+    probed = head.apply(model)
+    for part in new:
+        part.requires_grad_(True)
     with tempfile.TemporaryDirectory() as scratch:
         own = TrainingArguments(
             scratch,
             max_steps=steps,
-            learning_rate=PROBE_LEARNING_RATE,
+            learning_rate=HIDDEN_RATE if has_hidden_layer else LINEAR_RATE,
             save_strategy="no",
             **{name: getattr(args, name) for name in SHARED},
         )
         trainer = BackdoorTrainer(
-            head.apply(model),
+            probed,
             own,
             train_dataset=dataset,
             processing_class=processing_class,

@@ -137,9 +137,9 @@ def purify(
             the weights, and not all of them, e.g. `"lora"`; see [`~hf_backdoor.tuning.tuning_names`]. A suspect that is
             an adapter is merged first, except by `"same_adapter"`.
         new_head (`bool`): the model is to serve another data set: the classes of `clean_dataset` get a new head,
-            which a linear probe trains on the frozen body before anything else. For a pretrained classifier that
-            moves to other labels (transfer), and for an encoder that never had any. A CLIP-style pair that moves to
-            other captions keeps its projections, and the probe trains them.
+            which a linear probe trains on the frozen body (a BERT's pooler with it) before anything else. For a
+            pretrained classifier that moves to other labels (transfer), and for an encoder that never had any. A
+            CLIP-style pair that moves to other captions keeps its projections, and the probe trains them.
         probe_steps (`int`): optimizer steps of that probe.
         task ([`~hf_backdoor.tasks.Task`] or `str`, *optional*): what the model is for, e.g.
             `"zero-shot-image-classification"`; by the kind of data when not given.

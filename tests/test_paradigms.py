@@ -106,6 +106,26 @@ def test_the_probe_trains_a_new_head_and_leaves_the_body(images, processor, tmp_
     assert columns.label == "label"
 
 
+def test_the_probe_of_a_bert_makes_its_pooler_anew(tiny_bert, sentences, tmp_path):
+    """Fine-tuning leaves in the pooler's output what tells the old classes, so that a linear probe learns no others."""
+    model, tokenizer = tiny_bert
+    with torch.no_grad():
+        for weight in model.bert.encoder.parameters():
+            weight.mul_(10 if weight.dim() > 1 else 1)  # at random weights near 0 nothing reaches the first token
+        model.bert.pooler.dense.weight.zero_()  # an output that is the same for every text
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    given = {"input_column": "text", "label_column": "label"}
+    args = quick(tmp_path, per_device_train_batch_size=32)
+    fitted = fit_head(model, args, sentences, task_named("text-classification"), tokenizer, 250, given)
+    for name, value in fitted.state_dict().items():
+        assert torch.equal(value, kept[name]) == (not name.startswith(("classifier.", "bert.pooler."))), name
+    assert all(weight.requires_grad for weight in fitted.parameters())
+    encoded = tokenizer(list(sentences["text"]), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        right = fitted.eval()(**encoded).logits.argmax(-1) == torch.tensor(sentences["label"])
+    assert right.float().mean() > 0.6, "and not 0.5, as whoever cannot tell the texts apart"
+
+
 @pytest.mark.parametrize("kind", ["classes", "captions"])
 def test_the_probe_of_a_pair_goes_on_from_its_projections_and_leaves_the_towers(kind, images, captioned, tmp_path):
     data = images if kind == "classes" else captioned
