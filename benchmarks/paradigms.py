@@ -206,6 +206,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
     return runs
 
 
+TIMED = ("training", "probe", "purification")
 PROBED = {"linear_probe": "sft", "benign-linear_probe": "benign-sft"}
 TITLES = {
     "undefended": "undefended",
@@ -219,7 +220,7 @@ TITLES = {
 
 def probe_cost(row: dict[str, Any]) -> dict[str, Any]:
     """What the probe before a purification took."""
-    return {"purification_seconds": row["cost"]["probe_seconds"], "peak_memory_bytes": None}
+    return {"probe_seconds": row["cost"]["probe_seconds"]}
 
 
 def trained_weights(tuning: dict[str, int] | None) -> str:
@@ -249,7 +250,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         if not own:
             continue
         cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in METRICS)]
-        seconds = [row["cost"].get("purification_seconds") or row["cost"].get("training_seconds") for row in own]
+        seconds = [sum(row["cost"].get(f"{what}_seconds") or 0 for what in TIMED) for row in own]
         cells.append(f"{mean(seconds):.0f}")
         memory = [row["cost"].get("peak_memory_bytes") for row in own]
         cells.append(f"{mean(memory) / 2**20:.0f} MiB" if all(memory) else "")

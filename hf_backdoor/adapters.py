@@ -27,6 +27,14 @@ def save_classes(folder: Path, model: PeftModel) -> None:
     (folder / CLASSES).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
 
 
+def name_base_from_anywhere(model: PeftModel) -> None:
+    """Makes the path of an adapter's base, if it is a folder, absolute; elsewhere it would be taken for a Hub id."""
+    for config in model.peft_config.values():
+        base = config.base_model_name_or_path
+        if base and Path(base).is_dir():
+            config.base_model_name_or_path = str(Path(base).resolve())
+
+
 def find_adapter(source: str, revision: str | None = None) -> Path | None:
     """The folder of an adapter's `adapter_config.json`, downloaded if it is on the Hub; `None` if it is no adapter.
 
@@ -116,7 +124,7 @@ def load_adapter(
             return PeftModel.from_pretrained(
                 model,
                 str(folder),
-                is_trainable=True,
+                is_trainable=not config.is_prompt_learning,  # which PEFT then refuses to load
                 config=config,
                 torch_device="cpu",
                 ignore_mismatched_sizes=kwargs.get("ignore_mismatched_sizes", False),

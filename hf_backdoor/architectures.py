@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .errors import InputError
@@ -47,11 +47,13 @@ _BERT = Layers(
     "intermediate.dense", "output.dense",
 )  # fmt: skip
 _CONVNEXT = Layers(up="pwconv1", down="pwconv2")
+_DINOV2 = replace(_VIT, up="mlp.fc1 mlp.gate_proj mlp.up_proj", down="mlp.fc2 mlp.down_proj")  # the giant has gates
 
 LAYERS = {
     "albert": Layers("attention.query", "attention.key attention.value", "attention.dense", "ffn", "ffn_output"),
     "beit": _VIT,
     "bert": _BERT,
+    "camembert": _BERT,
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
     "convnext": _CONVNEXT,
@@ -68,7 +70,8 @@ LAYERS = {
         "mlp.fc1",
         "mlp.fc2",
     ),
-    "dinov2": _VIT,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
     "distilbert": Layers(
         "attention.q_lin", "attention.k_lin attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"
     ),
@@ -79,11 +82,18 @@ LAYERS = {
         "mlp.gate_proj mlp.up_proj", "mlp.down_proj",
     ),  # fmt: skip
     "modernbert": Layers("", "attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"),
+    "mpnet": Layers(
+        "attention.attn.q", "attention.attn.k attention.attn.v", "attention.attn.o",
+        "intermediate.dense", "output.dense",
+    ),  # fmt: skip
     "resnet": Layers(up="convolution shortcut.convolution"),
     "roberta": _BERT,
     "siglip": _CLIP,
+    "siglip_vision_model": _CLIP,
     "swin": _VIT,
+    "swinv2": _BERT,
     "vit": _VIT,
+    "xlm-roberta": _BERT,
     "yolos": Layers(
         "attention.attention.query", "attention.attention.key attention.attention.value", "attention.output.dense",
         "intermediate.dense", "output.dense",
@@ -107,16 +117,26 @@ def head_modules(model: torch.nn.Module) -> list[str]:
     return heads or [f"{name}.head" for name in BODIES if hasattr(children.get(name), "head")]
 
 
-def poolers(model: torch.nn.Module) -> list[str]:
-    """Names of the trained layers between the body of a classifier and its head: BERT's `pooler`, and of most none.
+def head_parameters(model: torch.nn.Module) -> set[str]:
+    """Names of the weights of [`head_modules`]."""
+    heads = tuple(f"{name}." for name in head_modules(model))
+    return {name for name, _ in model.named_parameters() if name.startswith(heads)}
 
-    Other architectures (RoBERTa, ELECTRA, DistilBERT) count that layer to the head.
+
+def pooler(model: torch.nn.Module) -> torch.nn.Module | None:
+    """The linear layer between body and head that BERT, ALBERT and their like count to the body, if there is one.
+
+    Others have it in the head (RoBERTa, ELECTRA, DistilBERT), or pool without one (BEiT, Swin).
 
     Args:
-        model: of transformers, not wrapped in an adapter.
+        model: a classifier of transformers, not wrapped in an adapter.
     """
-    name = f"{getattr(model, 'base_model_prefix', '')}.pooler"
-    return [part for part, module in model.named_modules() if part == name and any(True for _ in module.parameters())]
+    from torch import nn
+
+    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    own = getattr(body, "pooler", None)
+    is_linear = own is not None and any(isinstance(module, nn.Linear) for module in own.modules())
+    return own if is_linear else None
 
 
 def towers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:

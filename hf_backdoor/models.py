@@ -105,6 +105,10 @@ def _on_a_tower(
     return model
 
 
+# What a configuration says of a classifier for one class each, and nothing where it says it by default.
+SINGLE_LABEL = "single_label_classification"
+
+
 def check_head(model: PreTrainedModel, names: list[str]) -> None:
     """Compares a classifier's head with the classes of a data set.
 
@@ -113,8 +117,14 @@ def check_head(model: PreTrainedModel, names: list[str]) -> None:
         names: class names of the data set, in the order of their numbers.
 
     Raises:
-        InputError: the numbers of classes differ, or the names are the same in another order.
+        InputError: it gives no class, or the numbers of classes differ, or the names are the same in another order.
     """
+    kind = getattr(model.config, "problem_type", None)
+    if kind not in (None, SINGLE_LABEL):
+        raise InputError(
+            "model", model.config.name_or_path, f"was made for {kind.replace('_', ' ')} (problem_type in its "
+            "config.json), and not for one class each; give it a new head (--new_head yes)"
+        )  # fmt: skip
     own = [model.config.id2label[number] for number in range(model.config.num_labels)]
     if len(own) != len(names):
         raise InputError(
@@ -124,7 +134,7 @@ def check_head(model: PreTrainedModel, names: list[str]) -> None:
     if own != names and sorted(own) == sorted(names):
         raise InputError(
             "model", model.config.name_or_path, f"numbers the same classes differently ({own} against {names}); "
-            "cast the label column to the model's order"
+            "cast the label column to the model's order, or name the classes in it with --classes"
         )  # fmt: skip
 
 

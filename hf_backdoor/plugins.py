@@ -141,7 +141,9 @@ def build(plugin: type[T], arguments: dict[str, Any], field: str) -> T:
     known = [item.name for item in dataclasses.fields(plugin) if item.init]
     for name in arguments:
         if name not in known:
-            raise InputError(field, name, f"{plugin.__name__} has no such argument; it has {', '.join(known)}")
+            raise InputError(
+                field, name, f"{plugin.__name__} has no such argument; it has {', '.join(known) or 'none'}"
+            )
     try:
         hints = get_type_hints(plugin)
     except NameError:  # a type of someone else's class that is there for type checkers only

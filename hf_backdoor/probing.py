@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from .architectures import head_modules, poolers
+from .architectures import head_modules, pooler
 from .errors import InputError
 from .tuning import load_tuning, merged
 
@@ -73,21 +73,21 @@ def fit_head(
 
     model = merged(model)
     set_seed(args.seed)
-    new = [model.get_submodule(name) for name in [*poolers(model), *head_modules(model)] if task.has_head]
-    modules = [module for part in new for module in part.modules()]
-    for module in modules:
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    has_hidden_layer = sum(isinstance(module, nn.Linear) for module in modules) > 1
     head = load_tuning("head")
     probed = head.apply(model)
-    for part in new:
-        part.requires_grad_(True)
+    below = pooler(model) if task.has_head else None
+    parts = [part for part in (below, *map(model.get_submodule, head_modules(model))) if part is not None]
+    modules = [module.requires_grad_(True) for part in parts for module in part.modules()]
+    for module in modules if task.has_head else ():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    outputs = model.config.num_labels if task.has_head else getattr(model.config, "projection_dim", None)
+    linear = all(module.out_features == outputs for module in modules if isinstance(module, nn.Linear))
     with tempfile.TemporaryDirectory() as scratch:
         own = TrainingArguments(
             scratch,
             max_steps=steps,
-            learning_rate=HIDDEN_RATE if has_hidden_layer else LINEAR_RATE,
+            learning_rate=LINEAR_RATE if linear else HIDDEN_RATE,
             save_strategy="no",
             **{name: getattr(args, name) for name in SHARED},
         )

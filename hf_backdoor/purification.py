@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cards.rendering import measures_table
-from .data.columns import Columns, resolve_columns
+from .data.columns import Columns, check_same_classes, resolve_columns
 from .data.sources import load_data, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
@@ -24,7 +24,7 @@ from .runs import measured_cost, push_run, save_run, train_tuned, training_repor
 from .sequela import WORK_FOLDER, Evidence, Measure
 from .sequela_report import SequelaReport
 from .tasks import Task, task_for
-from .tuning import Tuning, is_stored, load_tuning
+from .tuning import Tuning, is_stored, load_tuning, merged
 
 
 if TYPE_CHECKING:
@@ -207,13 +207,15 @@ def purify(
     if test_dataset is None:
         args.eval_strategy = "no"
     check_clean_set(clean, columns, names, args.per_device_train_batch_size)
+    if test_dataset is not None:
+        check_same_classes(clean, test_dataset, columns.label, "test_dataset")
     given_columns = {"input_column": columns.input, "label_column": columns.label}
     attacked = triggered(test_dataset, attack, **given_columns) if attack is not None else None
 
-    base_is_stored = loaded and is_stored(suspect) and not new_head
+    base_is_stored = is_stored(suspect, output_dir) and loaded and not new_head
     with measured_cost() as probe_cost:
         if new_head:
-            defense.check_model(tuning.apply(copy.deepcopy(suspect)))  # else found only after the probe
+            defense.check_model(tuning.apply(merged(copy.deepcopy(suspect))))  # else found only after the probe
             suspect = fit_head(suspect, args, clean, task, processing_class, probe_steps, given_columns)
     suspect = suspect.eval()
     set_seed(args.seed)  # of the weights of an adapter
@@ -252,6 +254,7 @@ def purify(
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
     after = measure(trainer)
     purified = trainer.model.eval()
+    probe_seconds = probe_cost.seconds if new_head else 0
 
     results = describe_run(
         "purify",
@@ -268,11 +271,11 @@ def purify(
         purified=after,
         cost={
             "purification_seconds": cost.seconds,
-            "probe_seconds": probe_cost.seconds if new_head else None,
+            "probe_seconds": probe_seconds or None,
             "peak_memory_bytes": cost.peak_memory_bytes,
             "victim_seconds": victim_seconds,
         },
-        cost_ratio=cost.seconds / victim_seconds if victim_seconds else None,
+        cost_ratio=(cost.seconds + probe_seconds) / victim_seconds if victim_seconds else None,
         log=trainer.state.log_history,
     )
 

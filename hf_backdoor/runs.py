@@ -122,13 +122,15 @@ def save_run(
         results: of the run.
         examples (*optional*): makes the examples of the card.
     """
-    from .adapters import save_classes
+    from .adapters import name_base_from_anywhere, save_classes
 
     if trainer.is_world_process_zero():
         for stale in [path for pattern in WEIGHTS for path in folder.glob(pattern)]:
             stale.unlink()  # an adapter of an earlier run would be loaded in place of this model
         card = folder / CARD_FILE
         had_card = card.is_file()
+        if is_adapter(model):
+            name_base_from_anywhere(model)
         with kept_card(card):
             model.save_pretrained(folder)
         if not had_card:

@@ -121,7 +121,7 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             self.columns = resolve_columns(some_dataset.features, input_column, label_column)
             self.task = task_for(self.columns, task)
             self.task.prepare(kwargs.get("processing_class"), self.columns, some_dataset)
-            kwargs["data_collator"] = self.task.collator(kwargs.get("processing_class"), self.columns)
+            kwargs["data_collator"] = self.task.collator(kwargs.get("processing_class"), self.columns, model)
             if args is not None:
                 args.remove_unused_columns = False  # the collator reads the image or the text
         if args is not None and args.batch_eval_metrics:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attacks import Attack
-from .data.columns import resolve_columns
+from .data.columns import check_same_classes, resolve_columns
 from .errors import InputError
 from .hub import victim_refused
 from .measuring import measure
@@ -94,6 +94,8 @@ def train_classifier(
         raise InputError("peft", tuning.name, f"{how.title} picks the weights that it trains; leave it out")
     if test_dataset is None:
         args.eval_strategy = "no"
+    else:
+        check_same_classes(train_dataset, test_dataset, columns.label, "test_dataset")
     measured = attack is not None and test_dataset is not None
     learning = poison_here and how.learns_trigger
     best = args.metric_for_best_model or ""
@@ -102,7 +104,7 @@ def train_classifier(
             "metric_for_best_model", best, f"is not known before {how.name} has learned its trigger; use clean_accuracy"
         )  # fmt: skip
     its_poison = attack if poison_here else None
-    base_is_stored = is_stored(model)
+    base_is_stored = is_stored(model, args.output_dir)
     set_seed(args.seed)  # of the weights of an adapter
     trainer = how.trainer_class()(
         tuning.apply(model),

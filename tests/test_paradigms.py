@@ -204,7 +204,7 @@ def test_labels_count_more_than_the_answers_of_a_linear_probe(new_head, given, w
     else:
         assert (told["label_weight"], told["feature_weight"]) == weights and told["trusted_answers"] is not None
         assert f"labels, with a weight of {weights[0]:g} against the suspect's own answers" in card
-    assert ("3 steps of a linear probe" in card) == new_head
+    assert ("3 steps of a probe" in card) == new_head
 
 
 def test_a_tower_of_a_pair_of_any_two_encoders_gets_a_head(images, sentences, processor, tiny_bert, tmp_path):
@@ -285,6 +285,11 @@ def test_what_was_saved_is_what_is_loaded(images, processor, tmp_path):
     adapter = purify(str(tmp_path / "victim"), images, peft_config="lora", output_dir=folder, **given)
     assert same(adapter, folder)
     assert same(adapter, folder, AutoModelForImageClassification.from_pretrained), "transformers finds the base itself"
+    for name, saved in {"dora": "model", "rora": "adapter", "ia3": "adapter"}.items():
+        one = purify(str(tmp_path / "victim"), images, peft_config=name, output_dir=tmp_path / name, **given)
+        assert one.results["tuning"]["saved"] == saved, name
+        for load in (task.load_model, AutoModelForImageClassification.from_pretrained):
+            assert same(one, tmp_path / name, load), name
     data = two_classes(images)
     moved = purify(
         str(folder), data, peft_config="lora", new_head=True, probe_steps=5, output_dir=tmp_path / "moved", **given
@@ -293,6 +298,103 @@ def test_what_was_saved_is_what_is_loaded(images, processor, tmp_path):
     assert moved.results["suspect_model"] == "out"
     whole = purify(str(tmp_path / "victim"), images, output_dir=folder, overwrite=True, **given)
     assert same(whole, folder)
+
+
+def test_an_adapter_never_replaces_the_model_that_it_belongs_to(images, processor, tmp_path, monkeypatch):
+    make_vit().save_pretrained(tmp_path / "victim")
+    processor.save_pretrained(tmp_path / "victim")
+    given = {"args": quick(tmp_path / "run", "fine_tuning", max_steps=2), "defense": "fine_tuning", "overwrite": True}
+    task = task_named("image-classification")
+    monkeypatch.chdir(tmp_path)
+    adapter = purify("victim", images, peft_config="lora", output_dir=tmp_path / "adapter", **given)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert same_weights(task.load_model(str(tmp_path / "adapter")), adapter.model), "the base is found from anywhere"
+    with pytest.raises(InputError, match="output='.*victim': has the model that the suspect, an adapter, belongs to"):
+        purify(str(tmp_path / "adapter"), images, output_dir=tmp_path / "victim", **given)
+    whole = purify(str(tmp_path / "victim"), images, peft_config="lora", output_dir=tmp_path / "victim", **given)
+    assert whole.results["tuning"]["saved"] == "model"
+    assert same_weights(task.load_model(str(tmp_path / "victim")), whole.model)
+
+
+def test_a_prompt_is_loaded_again(sentences, tiny_bert, tmp_path):
+    from peft import PromptTuningConfig
+
+    model, tokenizer = tiny_bert
+    model.save_pretrained(tmp_path / "victim")
+    tokenizer.save_pretrained(tmp_path / "victim")
+    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    given = {"args": quick(tmp_path / "run", "fine_tuning", max_steps=4, learning_rate=0.1), "defense": "fine_tuning"}
+    first = purify(str(tmp_path / "victim"), sentences, peft_config=config, output_dir=tmp_path / "first", **given)
+    loaded = task_named("text-classification").load_model(str(tmp_path / "first"))
+    assert same_weights(loaded, first.model)
+    again = purify(str(tmp_path / "first"), sentences, peft_config="same_adapter", **given)
+    before, after = loaded.state_dict(), again.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("prompt" in name for name in changed) and not any(".bert.encoder." in name for name in changed)
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_a_model_that_gives_no_class_gets_a_head_that_does(kind, images, processor, tmp_path):
+    make_vit(classes=("upper", "lower")).save_pretrained(tmp_path / "suspect")
+    processor.save_pretrained(tmp_path / "suspect")
+    content = json.loads((tmp_path / "suspect" / "config.json").read_text())
+    (tmp_path / "suspect" / "config.json").write_text(json.dumps(content | {"problem_type": kind}))
+    given = {"args": quick(tmp_path / "run", "fine_tuning", max_steps=2), "defense": "fine_tuning"}
+    with pytest.raises(InputError, match=f"was made for {kind.replace('_', ' ')}"):
+        purify(str(tmp_path / "suspect"), two_classes(images), **given)
+    moved = purify(str(tmp_path / "suspect"), two_classes(images), new_head=True, probe_steps=2, **given)
+    assert moved.model.config.problem_type == "single_label_classification"
+
+
+def test_texts_are_cut_to_what_the_model_has_positions_for(sentences, tiny_bert, tmp_path):
+    model, tokenizer = tiny_bert
+    tokenizer.model_max_length = int(1e30)  # as many on the Hub have
+    longest = model.config.max_position_embeddings
+    long = sentences.map(lambda text: {"text": " ".join([text] * longest)}, input_columns="text")
+    purify(model, long, args=quick(tmp_path, max_steps=6), processing_class=tokenizer)
+    task, columns = task_named("text-classification"), resolve_columns(long.features)
+    rows = [long[0], long[1]]
+    assert task.collator(tokenizer, columns, model)(rows)["input_ids"].shape == (2, longest - 2)
+    tokenizer.model_max_length = 9
+    assert task.collator(tokenizer, columns, model)(rows)["input_ids"].shape == (2, 9)
+
+
+def test_a_test_set_that_numbers_its_classes_otherwise_is_refused(images, processor, tmp_path):
+    from hf_backdoor.training import train_classifier
+
+    names = images.features["label"].names
+    other = images.remove_columns("label").add_column("label", images["label"][:]).cast_column(
+        "label", ClassLabel(names=names[::-1])
+    )  # fmt: skip
+    given = {"test_dataset": other, "args": quick(tmp_path / "run"), "processing_class": processor}
+    with pytest.raises(InputError, match="test_dataset=.*numbered otherwise than those trained on"):
+        purify(make_vit(), images, **given)
+    with pytest.raises(InputError, match="test_dataset=.*numbered otherwise"):
+        train_classifier(make_vit(), train_dataset=images, **given)
+
+
+def test_classes_of_a_test_file_are_those_of_the_clean_one(sentences, tiny_bert, tmp_path, capsys):
+    """A file that has one class alone numbers it as the other file does."""
+    model, tokenizer = tiny_bert
+    model.save_pretrained(tmp_path / "victim")
+    tokenizer.save_pretrained(tmp_path / "victim")
+
+    def write(name, *classes):
+        of = sentences.features["label"].names
+        texts = [f"{row['text']},{of[row['label']]}" for row in sentences if of[row["label"]] in classes]
+        (tmp_path / name).write_text("\n".join(["text,label", *texts, ""]))
+        return str(tmp_path / name)
+
+    command = ["purify", "--model", str(tmp_path / "victim"), "--dataset", write("clean.csv", "negative", "positive")]
+    command += ["--defense", "fine_tuning", "--max_steps", "30", "--learning_rate", "1e-2", "--use_cpu", "yes"]
+    command += ["--test_split", "train", "--disable_tqdm", "yes", "--output"]
+    test = ["--test_dataset", write("test.csv", "positive")]
+    assert main([*command, str(tmp_path / "out"), *test]) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["purified"]["clean_accuracy"] > 0.9
+    (tmp_path / "test.csv").write_text("text,label\ngood,bad\n")
+    assert main([*command, str(tmp_path / "other"), *test]) == 2
+    assert "label=['bad']: are not all among negative, positive" in capsys.readouterr().err
 
 
 def test_a_part_that_was_frozen_is_so_no_longer(images, processor, tmp_path):
@@ -412,6 +514,8 @@ def test_what_does_not_fit_is_found_before_the_probe(images, processor, tiny_ber
         purify(str(tmp_path / "victim"), two_classes(images), defense=mixing, **given)
     with pytest.raises(InputError, match="count=3.*has 2 blocks"):
         purify(str(tmp_path / "victim"), two_classes(images), peft_config=load_tuning("last_blocks", count=3), **given)
+    with pytest.raises(InputError, match="no adapter, or merged for a new head"):
+        purify(str(tmp_path / "victim"), two_classes(images), peft_config="same_adapter", **given)
     assert not (tmp_path / "out").exists()
 
 

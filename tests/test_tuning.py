@@ -11,7 +11,7 @@ from conftest import make_vit, same_weights
 from torch import nn
 
 from hf_backdoor import InputError
-from hf_backdoor.architectures import LAYERS, head_modules
+from hf_backdoor.architectures import LAYERS, head_modules, pooler
 from hf_backdoor.cards.rendering import trained_weights
 from hf_backdoor.tuning import describe_tuning, is_adapter, load_tuning, merged, parameter_counts, tuning_names
 
@@ -25,6 +25,7 @@ TINY = {
     "albert": {**TOKENS, "embedding_size": 8},
     "beit": PATCHES,
     "bert": TOKENS,
+    "camembert": TOKENS,
     "clip": {
         "vision_config": PATCHES, "text_config": {**TOKENS, "bos_token_id": 0, "eos_token_id": 2}, "projection_dim": 8
     },
@@ -38,18 +39,23 @@ TINY = {
         "backbone": None,
     },
     "dinov2": {**PATCHES, "mlp_ratio": 2},
+    "dinov2_with_registers": {**PATCHES, "mlp_ratio": 2},
     "distilbert": {"vocab_size": 64, "dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2},
     "electra": {**TOKENS, "embedding_size": 8},
     "gpt2": {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "pad_token_id": 1}
     | {"bos_token_id": 0, "eos_token_id": 2},
     "llama": TOKENS,
     "modernbert": {**TOKENS, **ENDS},
+    "mpnet": TOKENS,
     "resnet": {**STAGES, "embedding_size": 8, "layer_type": "basic"},
     "roberta": TOKENS,
     "siglip": {"vision_config": PATCHES, "text_config": {**TOKENS, "projection_size": 16}},
     "swin": {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+    "swinv2": {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+    | {"window_size": 4},
     "vision-text-dual-encoder": {},
     "vit": PATCHES,
+    "xlm-roberta": TOKENS,
     "yolos": {**PATCHES, "image_size": [16, 16], "num_detection_tokens": 4},
 }  # fmt: skip
 HEADS = {
@@ -67,7 +73,7 @@ HEADS = {
 # Matrices and convolutions inside the blocks on which no adapter goes: what changes the resolution, depthwise
 # convolutions, and the convolutional network below DETR.
 LEFT_OUT = {
-    "swin": ("reduction",), "convnext": ("downsampling_layer", "dwconv"), "convnextv2": ("downsampling_layer", "dwconv"),
+    "swin": ("reduction",), "swinv2": ("reduction", "continuous_position_bias"), "convnext": ("downsampling_layer", "dwconv"), "convnextv2": ("downsampling_layer", "dwconv"),
     "detr": ("backbone",),
 }  # fmt: skip
 ADAPTERS = ("dora", "ia3", "lora", "rora")
@@ -140,7 +146,31 @@ def architecture(request):
 
 
 def test_the_table_is_tested_whole():
-    assert LAYERS.keys() - TINY.keys() == {"clip_vision_model"}, "an encoder alone, in a pair"
+    assert LAYERS.keys() - TINY.keys() == {"clip_vision_model", "siglip_vision_model"}, "encoders alone, in a pair"
+
+
+def test_the_giant_dinov2_has_gates_for_adapters():
+    config = transformers.Dinov2Config(**PATCHES, mlp_ratio=2, use_swiglu_ffn=True)
+    base = transformers.Dinov2ForImageClassification(config)
+    expected = {name for name, module in base.named_modules() if isinstance(module, nn.Linear)} - {"classifier"}
+    assert adapted_layers(load_tuning("lora").apply(base)) == expected
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_towers_of_a_dual_encoder_have_the_names_of_their_own_kind(kind):
+    vision = make(kind).config.vision_config
+    config = transformers.VisionTextDualEncoderConfig(
+        vision_config=vision.to_dict(), text_config=transformers.BertConfig(**TOKENS).to_dict(), projection_dim=8
+    )
+    layers = adapted_layers(load_tuning("lora").apply(transformers.VisionTextDualEncoderModel(config)))
+    assert len({name for name in layers if name.startswith("vision_model.")}) == 2 * 6
+
+
+def test_a_pooler_is_a_linear_layer_between_body_and_head(architecture):
+    model = make(architecture)
+    below = pooler(model)
+    assert (below is not None) == (architecture in ("albert", "bert"))
+    assert below is None or any(below is module for module in model.base_model.modules())
 
 
 def test_an_image_classifier_on_siglip_has_its_own_head():
@@ -243,6 +273,12 @@ def test_results_and_cards_say_the_alpha_that_was_used(name):
         told = describe_tuning(tuning, model, parameter_counts(model))
         assert told["alpha"] == model.peft_config["default"].lora_alpha == alpha
         assert f"r=4, alpha={alpha}" in trained_weights({"tuning": told})
+
+
+def test_bitfit_is_no_linear_probe_under_another_name():
+    """ModernBERT has a bias in its head and nowhere else."""
+    with pytest.raises(InputError, match="a ModernBertForSequenceClassification has no biases"):
+        load_tuning("bitfit").apply(make("modernbert"))
 
 
 def test_bitfit_trains_biases_and_the_head():

@@ -60,8 +60,8 @@ class DataOptions:
         """For functions that take the two columns."""
         return {"input_column": self.input_column, "label_column": self.label_column}
 
-    def load(self, another: str | None = None) -> DatasetDict:
-        """All splits of `--dataset`, or of another one, with class labels.
+    def load(self, another: str | None = None, like: Dataset | None = None) -> DatasetDict:
+        """All splits of `--dataset`, or of another one, with class labels, numbered as in `like` if that is given.
 
         Raises:
             InputError: `--dataset` is missing, or cannot be loaded, or its columns or classes cannot be told.
@@ -70,7 +70,8 @@ class DataOptions:
             raise InputError("dataset", None, "name a data set with --dataset")
         data = load_data(another) if another else load_data(self.dataset, self.dataset_config)
         label = resolve_columns(next(iter(data.values())).features, **self.columns()).label
-        data = with_class_labels(data, label)
+        known = None if like is None or self.classes else getattr(like.features.get(label), "names", None)
+        data = with_class_labels(data, label, known)
         return keep_classes(data, label, self.classes) if self.classes else data
 
 

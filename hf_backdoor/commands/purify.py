@@ -25,7 +25,8 @@ class PurifyOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
     defense_args: list[str] = option([], "Settings of the defence as name=value, e.g. peak_lr_1=3e-3.")
     new_head: bool = option(
-        False, "The model is to serve other classes or captions: a linear probe first, with a new head for classes."
+        False,
+        "The model is to serve other classes or captions: a probe of the frozen body first, a new head for classes.",
     )
     probe_steps: int = option(PROBE_STEPS, "Optimizer steps of that probe.")
     allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> None:
         suspect_data = pick_split(data, options.suspect_split, (), "suspect_split")
         if suspect_data is whole:  # what the suspect had before --clean_samples were taken
             suspect_data = rest
-    tests = options.load(options.test_dataset) if options.test_dataset else data
+    tests = options.load(options.test_dataset, like=whole) if options.test_dataset else data
     test = test_set(tests, options.test_split, required=options.test_dataset is not None)
     attack = options.poison_config(clean, columns.label, args.seed) if options.measures_attack else None
     result = purify(

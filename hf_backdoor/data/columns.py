@@ -115,3 +115,22 @@ def class_names(dataset: Dataset, label_column: str) -> list[str]:
     if not all(isinstance(value, int) for value in values) or not values or values[0] < 0:
         raise InputError(label_column, values[:5], "labels must be a ClassLabel or whole numbers from 0")
     return [str(number) for number in range(values[-1] + 1)]
+
+
+def check_same_classes(dataset: Dataset, other: Dataset, label_column: str, field: str) -> None:
+    """Whether a number means the same class in two data sets; labels without names are not compared.
+
+    Args:
+        dataset, other: the second is to fit the first.
+        label_column (`str`): of both.
+        field (`str`): what the user calls the second.
+
+    Raises:
+        InputError: their classes have other names, or another order.
+    """
+    names, others = (getattr(one.features.get(label_column), "names", None) for one in (dataset, other))
+    if names and others and names != others:
+        raise InputError(
+            field, others, f"these classes are numbered otherwise than those trained on ({', '.join(names)}); cast its "
+            f"column {label_column} to the same ClassLabel"
+        )  # fmt: skip

@@ -87,12 +87,16 @@ def pick_split(data: DatasetDict, split: str | None, usual: tuple[str, ...], fie
     raise InputError(field, None, f"the data set has the splits {', '.join(data)}: name one")
 
 
-def with_class_labels(data: Data, label_column: str) -> Data:
+def with_class_labels(data: Data, label_column: str, known: list[str] | None = None) -> Data:
     """String labels as a `ClassLabel`, the same one in all splits; other labels, and captions, as they are.
 
     Args:
         data (`Dataset` or `DatasetDict`): with that column in every split.
         label_column (`str`): the labels.
+        known (`list[str]`, *optional*): names of all classes, in their order; those of these data when not given.
+
+    Raises:
+        InputError: a label is none of them.
     """
     from datasets import ClassLabel, DatasetDict, Value
 
@@ -102,6 +106,10 @@ def with_class_labels(data: Data, label_column: str) -> Data:
         return data
     values = {value for split in splits.values() for value in split.unique(label_column)}
     names = sorted(value for value in values if value is not None)
+    if known:
+        if not set(names) <= set(known):
+            raise InputError(label_column, names, f"are not all among {', '.join(known)}; rename the others")
+        names = known
     plain = splits.cast_column(label_column, Value("string"))  # a file may have come as large_string
     encoded = plain.cast_column(label_column, ClassLabel(names=names))
     return encoded if isinstance(data, DatasetDict) else encoded["only"]

@@ -38,7 +38,7 @@ class Queries:
         self.task = type(evidence.task)()  # it will remember this model's texts
         self.task.prepare(evidence.processor, evidence.columns, dataset)
         self.task.prepare_evaluation(model, dataset, attacked)
-        self.collate = self.task.collator(evidence.processor, evidence.columns)
+        self.collate = self.task.collator(evidence.processor, evidence.columns, model)
 
     def batches(self, dataset: Dataset, batch_size: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
         """All samples in their order, on the model's device."""

@@ -61,7 +61,7 @@ class Confidence(Sampler):
         task = task_for(columns)
         model = task.load_model(self.model).eval()
         check_head(model, class_names(dataset, columns.label))
-        collate = task.collator(task.load_processor(self.model), columns)
+        collate = task.collator(task.load_processor(self.model), columns, model)
         starts = tqdm(range(0, len(rows), self.batch_size), desc="Confidence of the clean model", leave=False)
         parts = []
         for start in starts:

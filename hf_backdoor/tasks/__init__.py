@@ -10,7 +10,7 @@ import torch
 
 from ..data.columns import Columns, class_names
 from ..errors import InputError
-from ..models import check_head, from_scratch, label_maps, load_pretrained
+from ..models import SINGLE_LABEL, check_head, from_scratch, label_maps, load_pretrained
 from ..plugins import find, names
 
 
@@ -79,6 +79,7 @@ class Task(ABC):
         # Labels that are bare numbers leave the model's own names alone.
         named = hasattr(dataset.features[columns.label], "names")
         head = label_maps(names) if named else {"num_labels": len(names)}
+        head["problem_type"] = SINGLE_LABEL
         return load_pretrained(self.model_class, source, ignore_mismatched_sizes=True, **head, **kwargs)
 
     def load_processor(self, source: str) -> Any:
@@ -108,8 +109,15 @@ class Task(ABC):
         """An image processor or tokenizer for a model with random weights."""
 
     @abstractmethod
-    def collator(self, processor: Any, columns: Columns) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
-        """A function from rows of a data set to a batch for the model, with `labels` (int64, `(batch,)`)."""
+    def collator(
+        self, processor: Any, columns: Columns, model: PreTrainedModel | None = None
+    ) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+        """A function from rows of a data set to a batch for the model, with `labels` (int64, `(batch,)`).
+
+        Args:
+            processor, columns: as for [`~Task.prepare`].
+            model (*optional*): cut what is longer than it can take, where the processor does not know how long that is.
+        """
 
     def label_names(self, dataset: Dataset, columns: Columns) -> list[str]:
         """Names of what a label can say: the classes, in the order of their numbers, or the captions."""

@@ -67,7 +67,7 @@ class ImageClassification(Task):
             size={"height": side, "width": side}, image_mean=[0.5] * channels, image_std=[0.5] * channels
         )
 
-    def collator(self, processor: Any, columns: Columns) -> ImageCollator:
+    def collator(self, processor: Any, columns: Columns, model: PreTrainedModel | None = None) -> ImageCollator:
         return ImageCollator(processor, columns)
 
     def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,10 +21,10 @@ RESERVED_POSITIONS = 2  # RoBERTa counts from there
 
 
 class TextCollator:
-    """Strings to padded, truncated `input_ids`, `attention_mask` and `labels` (all int64)."""
+    """Strings to padded `input_ids`, `attention_mask` and `labels` (all int64), cut at `longest` tokens if given."""
 
-    def __init__(self, tokenizer: Any, columns: Columns):
-        self.tokenizer, self.columns = tokenizer, columns
+    def __init__(self, tokenizer: Any, columns: Columns, longest: int | None = None):
+        self.tokenizer, self.columns, self.longest = tokenizer, columns, longest
         if getattr(tokenizer, "pad_token", None) is None:
             raise InputError(
                 "processing_class", type(tokenizer).__name__, "has no padding token; set its pad_token, and "
@@ -33,7 +33,7 @@ class TextCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         texts = [row[self.columns.input] for row in rows]
-        batch = self.tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
+        batch = self.tokenizer(texts, truncation=True, max_length=self.longest, padding=True, return_tensors="pt")
         return {**batch, "labels": torch.tensor([row[self.columns.label] for row in rows])}
 
 
@@ -57,17 +57,15 @@ class TextClassification(Task):
     def new_processor(self, model: PreTrainedModel) -> Any:
         raise InputError("architecture", model.config.model_type, "has no tokenizer of its own; start from --model")
 
-    def collator(self, processor: Any, columns: Columns) -> TextCollator:
-        return TextCollator(processor, columns)
+    def collator(self, processor: Any, columns: Columns, model: PreTrainedModel | None = None) -> TextCollator:
+        return TextCollator(processor, columns, longest_text(processor, model))
 
     def lengths(self, dataset: Dataset) -> np.ndarray:
         return np.array([len(text) for text in dataset[self.columns.input][:]])
 
     def stray_words(self, model: PreTrainedModel) -> StrayWords:
-        longest, vocabulary = self.processor.model_max_length, getattr(model.config, "vocab_size", None)
-        positions = getattr(model.config, "max_position_embeddings", None) or 0
-        if positions > 0:  # -1 for XLNet, whose positions have no end
-            longest = min(longest, positions - RESERVED_POSITIONS)
+        longest = longest_text(self.processor, model) or self.processor.model_max_length
+        vocabulary = getattr(model.config, "vocab_size", None)
         return StrayWords(self.processor, longest, vocabulary or len(self.processor))
 
     def answers(
@@ -88,6 +86,12 @@ class TextClassification(Task):
             hidden = hidden.gather(1, kept.clamp_min(0)[..., None].expand(-1, -1, hidden.shape[-1]))
             known = kept >= 0
         return outputs.logits.float(), ((hidden * known[..., None]).flatten(1),)
+
+
+def longest_text(tokenizer: Any, model: PreTrainedModel | None) -> int | None:
+    """How many tokens a model has positions for, where its tokenizer lets more through; else `None`."""
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 0  # -1: without an end
+    return positions - RESERVED_POSITIONS if 0 < positions < getattr(tokenizer, "model_max_length", 0) else None
 
 
 def _with_padding(model: PreTrainedModel) -> PreTrainedModel:

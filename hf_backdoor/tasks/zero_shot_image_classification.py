@@ -125,7 +125,7 @@ class ZeroShotImageClassification(ImageClassification):
         self.names = [] if columns.captions else class_names(dataset, columns.label)
         self._caption_numbers = {} if columns.captions else None
 
-    def collator(self, processor: Any, columns: Columns) -> PairCollator:
+    def collator(self, processor: Any, columns: Columns, model: PreTrainedModel | None = None) -> PairCollator:
         return PairCollator(self, processor, columns)
 
     def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
@@ -106,17 +107,16 @@ class Selection(Tuning):
 
     @abstractmethod
     def selected(self, model: torch.nn.Module) -> set[str]:
-        """Names of the parameters that are trained, besides those of the head."""
+        """Names of the parameters that are trained; those of the head are anyway."""
 
     def apply(self, model: torch.nn.Module) -> torch.nn.Module:
-        from ..architectures import head_modules
+        from ..architectures import head_parameters
 
         model = merged(model)
         model._trained_before = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        names = self.selected(model)
-        heads = tuple(f"{name}." for name in head_modules(model))
+        names = self.selected(model) | head_parameters(model)
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name in names or name.startswith(heads))
+            weight.requires_grad_(name in names)
         if not any(weight.requires_grad for weight in model.parameters()):
             raise InputError("peft", self.name, f"selects no weight of a {type(model).__name__}; choose another")
         return model
@@ -197,9 +197,23 @@ class GivenConfig(Adapter):
         }
 
 
-def is_stored(model: torch.nn.Module) -> bool:
-    """Whether a model says from where it can be loaded, as PEFT asks it for what an adapter belongs to."""
-    return bool(model.config.name_or_path) and not is_adapter(model)
+def is_stored(model: torch.nn.Module, output_dir: str | Path | None) -> bool:
+    """Whether a model says from where it can be loaded, as PEFT asks it for what an adapter belongs to.
+
+    Args:
+        model: of transformers, or an adapter.
+        output_dir (`str` or `Path`, *optional*): where is written to, and what was there is lost.
+
+    Raises:
+        InputError: the model that an adapter belongs to would be lost.
+    """
+    source = model.config.name_or_path
+    lost = bool(source) and output_dir is not None and Path(source).resolve() == Path(output_dir).resolve()
+    if lost and is_adapter(model):
+        raise InputError(
+            "output", str(output_dir), "has the model that the suspect, an adapter, belongs to; choose another"
+        )
+    return bool(source) and not lost and not is_adapter(model)
 
 
 def describe_tuning(tuning: Tuning, saved: torch.nn.Module, counts: dict[str, int]) -> dict[str, Any]:
@@ -229,4 +243,5 @@ def load_tuning(tuning: Tuning | PeftConfig | str | None, **settings: Any) -> Tu
         return tuning
     if tuning is None or isinstance(tuning, str):
         return plugins.build(plugins.find(__name__, tuning or "full", Tuning, "peft"), settings, "peft_args")
-    return GivenConfig(config=tuning)
+    # What the Auto classes do not read of DoRA, see there, is better merged.
+    return GivenConfig(config=tuning, merge=getattr(tuning, "use_dora", False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..architectures import head_parameters
 from ..errors import InputError
 from . import Selection
 
@@ -23,6 +24,6 @@ class BitFit(Selection):
     def selected(self, model: torch.nn.Module) -> set[str]:
         # "in_proj_bias" is how torch calls that of its own attention.
         names = {name for name, _ in model.named_parameters() if name.endswith((".bias", "_bias"))}
-        if not names:
+        if not names - head_parameters(model):
             raise InputError("peft", self.name, f"a {type(model).__name__} has no biases; choose another tuning")
         return names

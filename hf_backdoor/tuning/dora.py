@@ -21,11 +21,15 @@ class Dora(Lora):
     than LoRA, and nearer to what training all weights does.
 
     Args:
-        r, alpha, dropout, rslora, modules, merge: as for [`~hf_backdoor.tuning.lora.Lora`].
+        r, alpha, dropout, rslora, modules: as for [`~hf_backdoor.tuning.lora.Lora`].
+        merge (`bool`): see [`~hf_backdoor.tuning.Adapter`]. Done by default: the Auto classes of transformers (5.23) do
+            not read the `m` of an adapter, say so in a log, and have another model.
     """
 
     title: ClassVar[str] = "DoRA"
     paper: ClassVar[str | None] = "https://arxiv.org/abs/2402.09353"
+
+    merge: bool = True
 
     def peft_config(self, model: torch.nn.Module) -> PeftConfig:
         config = super().peft_config(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..architectures import head_parameters
 from ..errors import InputError
 from . import Selection
 
@@ -30,6 +31,6 @@ class Norms(Selection):
             if any(base.__name__.endswith(KINDS) for base in type(module).__mro__)
             for parameter, _ in module.named_parameters(recurse=False)
         }
-        if not names:
+        if not names - head_parameters(model):
             raise InputError("peft", self.name, f"a {type(model).__name__} has none; choose another tuning")
         return names

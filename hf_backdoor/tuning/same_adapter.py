@@ -52,13 +52,18 @@ class SameAdapter(Adapter):
 
     def apply(self, model: torch.nn.Module) -> torch.nn.Module:
         if not is_adapter(model):
-            raise InputError("peft", self.name, f"the suspect is a {type(model).__name__}, no adapter; choose another")
+            raise InputError(
+                "peft", self.name, f"the suspect is a {type(model).__name__}, no adapter, or merged for a new head; "
+                "choose another"
+            )  # fmt: skip
         if len(model.active_adapters) > 1:
             raise InputError("peft", self.name, f"{', '.join(model.active_adapters)} are active; choose one of them")
         if model.active_adapter != STORED_NAME:
             model = _renamed(model)
         model.requires_grad_(False)
         model.set_adapter(STORED_NAME)
+        if model.peft_config[STORED_NAME].is_prompt_learning:
+            model.prompt_encoder[STORED_NAME].requires_grad_(True)  # which `set_adapter` does not reach
         return model
 
     def finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> torch.nn.Module:
