@@ -51,20 +51,40 @@ def test_used_equals_logged_equals_formula(images, processor, arguments, accumul
     assert max(used)[0] == pytest.approx(5e-3)
 
 
-def test_groups_keep_their_proportions(images, processor, arguments):
+@pytest.mark.parametrize("config", [CONFIG, ScheduleConfig(ramp_steps=2)], ids=["given", "searched"])
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_groups_keep_their_proportions_and_the_largest_follows_the_schedule(
+    images, processor, arguments, config, scheduled, monkeypatch
+):
+    """Whatever `learning_rate` is, which an optimizer of the user's own does not know."""
     model = make_vit()
     head, body = list(model.classifier.parameters()), list(model.vit.parameters())
+    args = arguments(learning_rate=5e-5)
+    callback = SuperFineTuningCallback(config)
+    in_search = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *given, **more):
+        if callback.schedule is None:
+            in_search.append([group["lr"] for group in self.param_groups])
+        return step(self, *given, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     optimizer = torch.optim.AdamW([{"params": body, "lr": 1e-3}, {"params": head, "lr": 3e-3}])
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    args = arguments()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0) if scheduled else None
     args.remove_unused_columns = False
     used = UsedRates()
     collate = ImageCollator(processor, resolve_columns(images.features))
     Trainer(
         model, args, train_dataset=images, data_collator=collate, optimizers=(optimizer, scheduler),
-        callbacks=[SuperFineTuningCallback(CONFIG), used],
+        callbacks=[callback, used],
     ).train()  # fmt: skip
-    assert all(head_rate == pytest.approx(3 * body_rate) for body_rate, head_rate in used.rates)
+    assert [rates[1] for rates in used.rates] == pytest.approx([callback.schedule(step) for step in range(12)])
+    assert all(head_rate == pytest.approx(3 * body_rate) for body_rate, head_rate in used.rates + in_search)
+    if config is not CONFIG:
+        peaks = [entry["peak_lr"] for entry in callback.search_result.trace]
+        assert min(abs(peak - 3e-3) for peak in peaks) < 1e-12, "begins at the largest rate of a group"
+        assert max(rates[1] for rates in in_search) == pytest.approx(max(peaks))
 
 
 def test_resumed_run_is_the_uninterrupted_one(images, processor, arguments, tmp_path):

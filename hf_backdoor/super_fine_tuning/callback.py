@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from .schedule import PRESETS, ScheduleConfig, TriangularSchedule
-from .search import PeakSearch, SearchResult
+from .search import PeakSearch, SearchResult, largest_rate
 
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
 
     It needs clean data, the whole model and a Trainer; nothing about the backdoor. The rate is a function of the
     optimizer step alone, so it is right (and logged right) under gradient accumulation, several processes and resume.
+    Of several parameter groups the one with the largest rate follows it, and the others keep their share of that.
 
     Args:
         config ([`ScheduleConfig`] or `str`, *optional*): the schedule, or the name of a published one, `"paper"` or
@@ -75,15 +76,16 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
                 "lr_scheduler_type", args.lr_scheduler_type, "super-fine-tuning sets the learning rate itself and "
                 "needs a scheduler made of lambdas; leave lr_scheduler_type at its default"
             )  # fmt: skip
-        if args.learning_rate <= 0:
-            raise InputError("learning_rate", args.learning_rate, "must be above 0")
+        largest = largest_rate(scheduler.optimizer.param_groups)
+        if largest <= 0:
+            raise InputError("learning_rate", largest, "must be above 0")
         config = self.config
         if not config.complete:
             # A run too short for its ramps should fail before the search, not after it.
             replace(config, peak_lr_1=1.0, peak_lr_2=1.0, base_lr=1.0).schedule(state.max_steps)
             config = config.with_rates(**self._find_rates(args, state, kwargs))
         self.schedule = config.schedule(state.max_steps)
-        self._install(scheduler, state.global_step, args.learning_rate)
+        self._install(scheduler, state.global_step, largest)
         logger.info(f"Super-fine-tuning with {self.schedule}")
 
     def _find_rates(self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any]) -> dict[str, float]:
@@ -117,11 +119,11 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
         state.log_history.append({"step": state.global_step, **self.search_result.logged()})
         return self.search_result.rates()
 
-    def _install(self, scheduler: LambdaLR, step: int, learning_rate: float) -> None:
+    def _install(self, scheduler: LambdaLR, step: int, largest: float) -> None:
         """Replaces the scheduler's lambdas, so that the rate that is used is also the one that is logged."""
         schedule = self.schedule
-        scheduler.lr_lambdas = [lambda step: schedule(step) / learning_rate] * len(scheduler.base_lrs)
-        rates = [base * schedule(step) / learning_rate for base in scheduler.base_lrs]
+        scheduler.lr_lambdas = [lambda step: schedule(step) / largest] * len(scheduler.base_lrs)
+        rates = [base * schedule(step) / largest for base in scheduler.base_lrs]
         for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         scheduler._last_lr = rates

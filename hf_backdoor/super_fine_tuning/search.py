@@ -110,7 +110,8 @@ def peak_at(kappa: float, trace: list[dict[str, float]]) -> float:
 class PeakSearch:
     """Trains short triangles up to different peaks, each from the same weights, and measures what they leave.
 
-    Peaks double (or halve) from the Trainer's `learning_rate` until both wanted agreements lie between two of them.
+    Peaks double (or halve) from the Trainer's `learning_rate`, or the largest of an optimizer of the user's own, until
+    both wanted agreements lie between two of them.
 
     Args:
         kappa_1, kappa_2 (`float`): agreement with its own earlier answers that one triangle of phase 1 and of phase 2
@@ -165,7 +166,7 @@ class PeakSearch:
         started = time.perf_counter()
         with _generators_kept():
             probe = _Probe(self, model, optimizer, dataloader, args, budget_steps, task)
-            trace = self._climb(args.learning_rate, probe, probe.affordable_peaks)
+            trace = self._climb(probe.largest_rate, probe, probe.affordable_peaks)
             probe.restore()
         peak_1, peak_2 = peak_at(self.kappa_1, trace), peak_at(self.kappa_2, trace)
         if trace[-1]["kappa"] > self.kappa_1 or trace[0]["kappa"] < self.kappa_2:
@@ -195,6 +196,16 @@ class PeakSearch:
         while trace[0]["kappa"] < self.kappa_2 and len(trace) < limit:
             trace.insert(0, triangle(trace[0]["peak_lr"] / 2))
         return trace
+
+
+def own_rate(group: dict[str, Any]) -> float:
+    """The learning rate that an optimizer's group was made with, before any scheduler."""
+    return group.get("initial_lr", group["lr"])
+
+
+def largest_rate(groups: list[dict[str, Any]]) -> float:
+    """The largest of these rates; the group that has it takes those of the schedule, and all keep their proportions."""
+    return max(own_rate(group) for group in groups)
 
 
 @contextmanager
@@ -227,6 +238,7 @@ class _Probe:
         self.model, self.args = model, args
         self.task = task
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
+        self.largest_rate = largest_rate(self.optimizer.param_groups)
         self.collate = dataloader.collate_fn
         self.repeats = search.repeats
         self.ramp = min(search.ramp_steps, max(1, budget // (16 * self.repeats)))
@@ -284,7 +296,7 @@ class _Probe:
             # The schedule starts at base, which is not known yet: so this one starts a step above 0.
             rate = peak * min(step + 1, 2 * self.ramp - step) / self.ramp
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * (own_rate(group) / self.largest_rate)
             self._step(generator.choice(self.training_part, self.batch_size))
             self.steps += 1
 
