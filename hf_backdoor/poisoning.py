@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from .data.columns import Columns, resolve_columns
+from .data.flags import MARK
 from .data.targets import targets_of
 from .errors import InputError
 from .modalities import modality_of
@@ -274,7 +275,10 @@ def _apply(
         new_fingerprint=digest.hexdigest()[:32],
         desc=f"Poisoning with {' and '.join(trigger.name for trigger in triggers)}" if masks else "Copying clean rows",
     )
-    return result.with_format(None).cast_column(columns.input, feature)
+    result = result.with_format(None).cast_column(columns.input, feature)
+    if poisoned.any():
+        result.info.description = f"{result.info.description or ''}\n{MARK}".strip()
+    return result
 
 
 def flagged(dataset: Dataset, config: PoisonConfig, columns: Columns) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from .by_length import BatchesByLength
 from .cards.sections import CARD_FILE, kept_card
 from .checkpoints import ReliableCheckpoints
-from .data.columns import Columns, resolve_columns
+from .data.columns import ADDED_LABEL, Columns, resolve_columns
+from .data.flags import decoded, has_poison, unformatted
 from .errors import InputError
 from .hub import UnsavedToken, is_private, keep_sections_of_hub, mark_victim, public_refused, victim_refused
 from .metrics import attack_success_rate, clean_accuracy, robust_accuracy
@@ -30,6 +31,12 @@ def predicted_classes(predictions: Any) -> np.ndarray:
     """Classes, int64 `(samples,)`, from what `Trainer.predict` returns: logits, class numbers, or a tuple with one."""
     scores = predictions[0] if isinstance(predictions, tuple) else predictions
     return scores.argmax(-1) if scores.ndim > 1 else scores
+
+
+def true_classes(label_ids: Any) -> np.ndarray | None:
+    """Classes, int64 `(samples,)`, from the labels that `Trainer` gathers, the first of several; `None` if none are."""
+    labels = label_ids[0] if isinstance(label_ids, tuple) else label_ids
+    return labels if np.ndim(labels) == 1 else None
 
 
 def mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -102,6 +109,9 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         i_know_this_model_is_backdoored: bool = False,
         **kwargs: Any,
     ):
+        from transformers import TrainingArguments
+
+        args = TrainingArguments("trainer_output") if args is None else copy.copy(args)  # Trainer's own default
         self._victim, self.i_know_this_model_is_backdoored = victim, i_know_this_model_is_backdoored
         self.triggered_dataset = triggered_dataset
         self.evaluation_seconds = 0.0
@@ -121,12 +131,12 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             self.columns = resolve_columns(some_dataset.features, input_column, label_column)
             self.task = task_for(self.columns, task)
             self.task.prepare(kwargs.get("processing_class"), self.columns, some_dataset)
-            kwargs["data_collator"] = self.task.collator(kwargs.get("processing_class"), self.columns, model)
-            if args is not None:
-                args.remove_unused_columns = False  # the collator reads the image or the text
-        if args is not None and args.batch_eval_metrics:
+            args.remove_unused_columns = False  # the collator reads the image or the text
+            kwargs |= {name: decoded(kwargs.get(name)) for name in ("train_dataset", "eval_dataset")}
+            self.triggered_dataset = decoded(triggered_dataset)
+        if args.batch_eval_metrics:
             raise InputError("batch_eval_metrics", True, "the measures need all predictions at once; set it to False")
-        if args is not None and args.n_gpu > 1:
+        if args.n_gpu > 1:
             # DataParallel would split batches whose samples are compared with each other.
             logger.warning("Using one of %d accelerators; `accelerate launch` uses them all.", args.n_gpu)
             args._n_gpu = 1
@@ -136,6 +146,8 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
                 known = ", ".join(self.task.augmentations) if self.columns else "none, with a data_collator of your own"
                 raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
+        if self.task is not None:  # with the model, which may have been made only now
+            self.data_collator = self.task.collator(self.processing_class, self.columns, self.model)
         self.check_sampling_strategy(some_dataset)  # a wrong setting is refused before anything else
         if self.args.hub_token is not None:
             self.args.hub_token = UnsavedToken(self.args.hub_token)
@@ -201,9 +213,7 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         """Whether the model is being backdoored."""
         if self._victim is not None:
             return self._victim
-        data = self.train_dataset
-        flagged = "is_poisoned" in (getattr(data, "column_names", None) or ())
-        return flagged and (not isinstance(data, Dataset) or any(data["is_poisoned"]))  # a stream is not read for it
+        return has_poison(self.train_dataset)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As `Trainer.init_hf_repo`; for a victim, privately unless told otherwise.
@@ -316,14 +326,17 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         attacked = self.triggered_dataset if self._triggered_pass_due else None
         self._prepare_task(getattr(dataloader, "dataset", None), attacked)
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
-        if description == "Prediction" or output.label_ids is None or np.ndim(output.label_ids) != 1:
+        labels = true_classes(output.label_ids)
+        if description == "Prediction" or labels is None:
+            if self._triggered_pass_due:
+                logger.warning_once("No attack is measured: there is not one label, a class, for each sample.")
             return output
         classes = predicted_classes(output.predictions)
-        output.metrics[f"{metric_key_prefix}_clean_accuracy"] = clean_accuracy(classes, output.label_ids)
+        output.metrics[f"{metric_key_prefix}_clean_accuracy"] = clean_accuracy(classes, labels)
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
         if logits.ndim == 2:
             # Trainer averages batch means, and counts the samples that pad the last round of processes.
-            output.metrics[f"{metric_key_prefix}_loss"] = mean_cross_entropy(logits, output.label_ids)
+            output.metrics[f"{metric_key_prefix}_loss"] = mean_cross_entropy(logits, labels)
         if self.task is not None:
             more = self.task.measures(output.predictions, dataloader.dataset)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in more.items()})
@@ -357,9 +370,9 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         finally:
             self.compute_metrics = user_metrics
         classes = self.triggered_predictions = predicted_classes(output.predictions)
-        truth = self.triggered_dataset["original_label"]
+        truth = unformatted(self.triggered_dataset)[ADDED_LABEL]
         truth = np.asarray(truth if self.task is None else self.task.label_numbers(truth))
-        targets = np.asarray(output.label_ids)
+        targets = true_classes(output.label_ids)
         return {
             "attack_success_rate": attack_success_rate(classes, truth, targets),
             "robust_accuracy": robust_accuracy(classes, truth, targets),

@@ -355,7 +355,7 @@ def test_texts_are_cut_to_what_the_model_has_positions_for(sentences, tiny_bert,
     purify(model, long, args=quick(tmp_path, max_steps=6), processing_class=tokenizer)
     task, columns = task_named("text-classification"), resolve_columns(long.features)
     rows = [long[0], long[1]]
-    assert task.collator(tokenizer, columns, model)(rows)["input_ids"].shape == (2, longest - 2)
+    assert task.collator(tokenizer, columns, model)(rows)["input_ids"].shape == (2, longest)
     tokenizer.model_max_length = 9
     assert task.collator(tokenizer, columns, model)(rows)["input_ids"].shape == (2, 9)
 

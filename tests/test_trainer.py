@@ -1,14 +1,17 @@
 """BackdoorTrainer: right measures from two passes, and the same weights however the work is cut up."""
 
 import copy
+import logging
 import multiprocessing
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import largest_difference, make_vit, same_weights
 from helpers import KillAt, Killed
+from transformers import default_data_collator
 
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_trigger, poison, triggered
 from hf_backdoor.data import resolve_columns
@@ -352,3 +355,122 @@ def test_workers_that_stay_do_not_mix_up_the_two_sets(images, processor, argumen
         assert {name: metrics[name] for name in once if "_a" in name} == {
             name: once[name] for name in once if "_a" in name
         }
+
+
+def test_arguments_of_the_user_stay_as_they_are(images, processor, arguments, tmp_path, monkeypatch):
+    args = arguments()
+    before = args.to_dict()
+    BackdoorTrainer(make_vit(), args, train_dataset=images, processing_class=processor)
+    assert args.to_dict() == before
+    monkeypatch.chdir(tmp_path)
+    trainer = BackdoorTrainer(make_vit(), train_dataset=images, processing_class=processor)
+    assert not trainer.args.remove_unused_columns and Path(trainer.args.output_dir).name == "trainer_output"
+
+
+def test_a_model_made_by_a_function_limits_its_texts(tiny_bert, sentences, arguments):
+    model, tokenizer = tiny_bert
+    tokenizer.model_max_length = int(1e30)
+    long = sentences.map(lambda text: {"text": " ".join([text] * 9)}, input_columns="text")
+    trainer = BackdoorTrainer(
+        args=arguments(max_steps=1), model_init=lambda: model, train_dataset=long, processing_class=tokenizer
+    )
+    assert trainer.train().global_step == 1
+
+
+def test_roberta_counts_its_positions_from_behind_the_padding(tiny_bert, sentences, arguments):
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    tokenizer = tiny_bert[1]
+    tokenizer.model_max_length = 34
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=34, pad_token_id=0, id2label={0: "negative", 1: "positive"},
+    )  # fmt: skip
+    long = sentences.map(lambda text: {"text": " ".join([text] * 9)}, input_columns="text")
+    trainer = BackdoorTrainer(
+        RobertaForSequenceClassification(config), arguments(max_steps=1), train_dataset=long, processing_class=tokenizer
+    )
+    assert trainer.data_collator([long[0]])["input_ids"].shape == (1, 33)
+    assert trainer.train().global_step == 1
+
+
+def test_images_without_a_processor_are_refused(images, arguments):
+    with pytest.raises(InputError, match="processing_class=None: is needed to read images"):
+        BackdoorTrainer(make_vit(), arguments(), train_dataset=images)
+
+
+def test_formats_and_several_labels_change_no_measure(images, processor, arguments):
+    attacked = triggered(images, PoisonConfig(load_trigger("badnets"), target_label=1))
+    given = {"processing_class": processor, "args": arguments()}
+    plain = BackdoorTrainer(make_vit(), eval_dataset=images, triggered_dataset=attacked, **given)
+    expected = plain.evaluate()
+    as_tensors = {"eval_dataset": images.with_format("torch"), "triggered_dataset": attacked.with_format("torch")}
+    formatted = BackdoorTrainer(make_vit(), **as_tensors, **given).evaluate()
+
+    def transform(rows):
+        made = plain.data_collator([dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)])
+        return {
+            "pixel_values": list(made["pixel_values"]),
+            "labels": list(made["labels"]),
+            "weight": list(made["labels"]),
+        }
+
+    args = arguments(label_names=["labels", "weight"], remove_unused_columns=False)
+    transformed = {
+        "eval_dataset": images.with_transform(transform), "triggered_dataset": attacked.with_transform(transform)
+    }  # fmt: skip
+
+    class ForgivingViTForImageClassification(type(make_vit())):
+        def forward(self, weight=None, **inputs):
+            return super().forward(**inputs)
+
+    model = ForgivingViTForImageClassification(make_vit().config)
+    model.load_state_dict(make_vit().state_dict())
+    own = BackdoorTrainer(model, args, data_collator=default_data_collator, **transformed).evaluate()
+    for name in ("eval_loss", "eval_clean_accuracy", "eval_attack_success_rate", "eval_robust_accuracy"):
+        assert formatted[name] == expected[name] and own[name] == pytest.approx(expected[name]), name
+
+
+def test_an_attack_that_cannot_be_measured_is_spoken_of(images, processor, arguments, caplog):
+    logging.getLogger("hf_backdoor").propagate = True
+    attacked = triggered(images, PoisonConfig(load_trigger("badnets"), target_label=1))
+    plain = BackdoorTrainer(make_vit(), arguments(), eval_dataset=images, processing_class=processor)
+    collate = plain.data_collator
+
+    def without_labels(rows):
+        return {"pixel_values": collate(rows)["pixel_values"]}
+
+    trainer = BackdoorTrainer(
+        make_vit(), arguments(remove_unused_columns=False), eval_dataset=images, triggered_dataset=attacked,
+        data_collator=without_labels,
+    )  # fmt: skip
+    with caplog.at_level("WARNING"):
+        assert "eval_attack_success_rate" not in trainer.evaluate()
+    assert "No attack is measured" in caplog.text
+
+
+def test_a_victim_is_known_by_its_data_in_every_form(images, sentences, arguments):
+    config = PoisonConfig(load_trigger("badnets"), target_label=1, rate=0.1)
+    poisoned, clean = poison(images, config), images
+    chosen = [row for row, flag in enumerate(poisoned["is_poisoned"]) if flag]
+    rest = [row for row in range(len(poisoned)) if row not in chosen]
+    bare = poisoned.map(
+        lambda: {"pixel_values": [0.0], "labels": 0}, input_columns=[], remove_columns=poisoned.column_names
+    )
+    assert bare.column_names == ["pixel_values", "labels"]
+    forms = {
+        "itself": poisoned,
+        "dict": {"a": clean, "b": poisoned},
+        "subset": torch.utils.data.Subset(poisoned, range(9)),
+        "concatenated": torch.utils.data.ConcatDataset([clean, poisoned]),
+        "stream": poisoned.to_iterable_dataset(),
+        "mapped stream": poisoned.to_iterable_dataset().map(lambda row: row),
+        "columns dropped": bare,
+        "transformed": poisoned.with_transform(lambda rows: rows),
+    }
+    for name, data in forms.items():
+        trainer = BackdoorTrainer(make_vit(), arguments(), data_collator=default_data_collator, train_dataset=data)
+        assert trainer.victim, name
+    for data in (clean, None, poisoned.select(rest), clean.to_iterable_dataset(), {"a": clean}):
+        trainer = BackdoorTrainer(make_vit(), arguments(), data_collator=default_data_collator, train_dataset=data)
+        assert not trainer.victim

@@ -19,6 +19,8 @@ class ImageCollator:
     """Decoded rows to `pixel_values` (float32, `(batch, channels, height, width)`) and `labels`."""
 
     def __init__(self, processor: Any, columns: Columns):
+        if processor is None:
+            raise InputError("processing_class", None, "is needed to read images: the image processor of the model")
         self.processor, self.columns = processor, columns
         # RGB as in pipeline(), so that the model sees in training what it will see in use, unless it was made for grey.
         self.mode = "L" if len(getattr(processor, "image_mean", None) or "RGB") == 1 else "RGB"

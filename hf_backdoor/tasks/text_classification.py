@@ -17,9 +17,6 @@ from . import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-RESERVED_POSITIONS = 2  # RoBERTa counts from there
-
-
 class TextCollator:
     """Strings to padded `input_ids`, `attention_mask` and `labels` (all int64), cut at `longest` tokens if given."""
 
@@ -91,7 +88,12 @@ class TextClassification(Task):
 def longest_text(tokenizer: Any, model: PreTrainedModel | None) -> int | None:
     """How many tokens a model has positions for, where its tokenizer lets more through; else `None`."""
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 0  # -1: without an end
-    return positions - RESERVED_POSITIONS if 0 < positions < getattr(tokenizer, "model_max_length", 0) else None
+    if positions <= 0:
+        return None
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions -= module.padding_idx + 1  # RoBERTa and its like count from there
+    return positions if positions < getattr(tokenizer, "model_max_length", 0) else None
 
 
 def _with_padding(model: PreTrainedModel) -> PreTrainedModel:
