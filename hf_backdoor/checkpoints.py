@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
 from .errors import InputError
@@ -17,6 +18,21 @@ from .errors import InputError
 def checkpoint_name(step: int) -> str:
     """The folder in which `Trainer` keeps the checkpoint of this optimizer step, inside that of the run."""
     return f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def found_checkpoint(given: str | bool, output_dir: str) -> str:
+    """The checkpoint to resume from: the folder that is named, or the last one of the run for `last` and `true`.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder: str | None = str(given)
+    if folder.lower() in ("last", "true"):
+        folder = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+    if folder is None or not os.path.isfile(os.path.join(folder, TRAINER_STATE_NAME)):
+        named = os.path.join(output_dir, checkpoint_name(100))
+        raise InputError("resume_from_checkpoint", given, f"is no checkpoint; name one, such as {named}, or start anew")
+    return folder
 
 
 def state_file(checkpoint: str, name: str) -> Path:

@@ -51,7 +51,7 @@ class ConfigParser(HfArgumentParser):
                 those of the dataclasses where neither a flag nor the file says anything.
 
         Raises:
-            InputError: the file is missing, is no mapping, or has an unknown key; or a flag is wrong.
+            InputError: the file is missing, is no mapping, or has an unknown key; or a setting is wrong.
         """
         file_settings = self._read(argv)
         self.set_defaults(**file_settings)
@@ -62,9 +62,17 @@ class ConfigParser(HfArgumentParser):
             self.set_defaults(**{name: value for name, value in lower.items() if name not in file_settings})
         values = vars(self.parse_args(argv))
         return tuple(
-            dtype(**{field.name: values[field.name] for field in dataclasses.fields(dtype) if field.init})
+            self._built(dtype, {field.name: values[field.name] for field in dataclasses.fields(dtype) if field.init})
             for dtype in self.dataclass_types
         )
+
+    def _built(self, dtype: type, values: dict[str, Any]) -> Any:
+        try:
+            return dtype(**values)
+        except InputError:
+            raise
+        except (ValueError, TypeError, ImportError, OSError) as error:  # what TrainingArguments say of their settings
+            self.error(" ".join(str(error).split()))
 
     def _read(self, argv: list[str]) -> dict[str, Any]:
         finder = argparse.ArgumentParser(add_help=False)
@@ -78,11 +86,13 @@ class ConfigParser(HfArgumentParser):
             raise InputError("config", path, f"is not a readable YAML file ({error})") from error
         if not isinstance(content, dict):
             raise InputError("config", path, "must hold a mapping of settings")
-        known = {action.dest for action in self._actions}
-        for key in content:
-            if key not in known:
+        types = {action.dest: action.type for action in self._actions}
+        for key, value in content.items():
+            if key not in types:
                 raise InputError("config", path, f"has the unknown setting {key!r}; --help lists them all")
-        # PyYAML reads 3e-4 as a string; argparse converts a default that is a string as it would a flag.
+            if types[key] in (int, float) and value is not None:
+                # A number as text, as PyYAML reads 3e-4: argparse converts a default that is text as it would a flag.
+                content[key] = str(value)
         return content
 
     def error(self, message: str) -> None:

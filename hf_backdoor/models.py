@@ -185,6 +185,6 @@ def from_scratch(
         config = transformers.AutoConfig.for_model(architecture, **settings, **head)
         config.architectures = config.architectures or []  # DeiT has two classifiers, and a search here for its choice
         return getattr(transformers, auto_class).from_config(config)
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # each architecture stumbles over a bad setting in its own way
         reason = " ".join(str(error).split())[:200]
         raise InputError("architecture", architecture, f"makes no {auto_class} with {settings} ({reason})") from error

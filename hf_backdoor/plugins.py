@@ -39,6 +39,15 @@ class Plugin:
         """Name and settings, ready for JSON."""
         return {"name": self.name, **dataclasses.asdict(self)}
 
+    def code(self) -> bytes:
+        """Changes with the source of the class's module and of the modules of its package that this imports."""
+        try:
+            return b"".join(file.read_bytes() for file in source_files(Path(inspect.getfile(type(self)))))
+        except OSError:  # of a notebook, which is no file
+            from datasets.fingerprint import Hasher
+
+            return Hasher.hash(type(self)).encode()
+
 
 def names(package: str) -> list[str]:
     """Names of all plugins of a package such as `"hf_backdoor.triggers"`, sorted, without importing them."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cards import check_card
 from .cards.rendering import measures_table
 from .data.columns import Columns, check_same_classes, resolve_columns
 from .data.sources import load_data, pick_split, with_class_labels
@@ -176,6 +177,7 @@ def purify(
     if output_dir is not None:
         resuming = args is not None and args.resume_from_checkpoint is not None
         output_dir = check_output(output_dir, overwrite=overwrite, resuming=resuming)
+        check_card(output_dir)
     if attack is not None and test_dataset is None:
         raise InputError("attack", attack.trigger.name, "needs a test_dataset to be measured on")
     if sequela and test_dataset is None:

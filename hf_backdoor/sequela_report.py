@@ -180,15 +180,15 @@ class SequelaReport:
         return findings
 
     def _kept(self, measure: Measure, name: str, model: PreTrainedModel) -> Path:
-        """Where a finding is kept: under a name that changes with the model, the measure and the evidence."""
-        digest = hashlib.sha256()
+        """Where a finding is kept: under a name that changes with the model, the evidence, and the measure's code."""
+        digest = hashlib.sha256(measure.code())
         for key, value in model.state_dict().items():
             digest.update(key.encode())
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         evidence = self.evidence
         for part in made_of_samples(evidence.task, evidence, evidence.non_members):
             digest.update(part)
-        parts = [measure.to_dict(), evidence.seed, evidence.attack.to_dict() if evidence.attack else None]
+        parts = [measure.to_dict(), evidence.seed, evidence.attack.fingerprint() if evidence.attack else None]
         parts += [evidence.task.pipeline_tag, asdict(evidence.columns)]
         parts += [data._fingerprint for data in (evidence.members, evidence.defense_members, evidence.non_members)]
         digest.update(json.dumps(parts, sort_keys=True, default=str).encode())

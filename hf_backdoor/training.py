@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attacks import Attack
+from .cards import check_card
 from .data.columns import check_same_classes, resolve_columns
 from .errors import InputError
 from .hub import victim_refused
@@ -75,6 +76,7 @@ def train_classifier(
     """
     from transformers import set_seed
 
+    check_card(Path(args.output_dir))
     poison_here = attack is not None and poisoned
     if args.push_to_hub and poison_here and not i_know_this_model_is_backdoored:
         raise victim_refused(args.output_dir)

@@ -213,6 +213,16 @@ def purifying(*arguments):
         (purifying("--dataset", "DATA"), "model=None: name the suspect model"),
         (("evaluate", "--dataset", "DATA"), "model=None: name a model"),
         (("card", "--model", "DATA"), "has no readable results.json"),
+        (("train", "--dataset", "DATA", "--architecture", "vit", "--architecture_args", "hidden_size=7"), "makes no Auto"),
+        (purifying("--load_best_model_at_end", "--save_strategy", "epoch"), "save and eval strategy to match"),
+        (purifying("--warmup_steps", "-1"), "warmup_steps = -1"),
+        (purifying("--deepspeed", "missing.json"), "command line="),
+        (purifying("--learning_rate", "-1"), "learning_rate=-1.0: must be 0 or more"),
+        (purifying("--per_device_train_batch_size", "0"), "per_device_train_batch_size=0: must be 1 or more"),
+        (purifying("--report_to", "nobody"), "report_to=['nobody']: cannot be used"),
+        (purifying("--resume_from_checkpoint", "last"), "resume_from_checkpoint='last': is no checkpoint"),
+        (purifying("--resume_from_checkpoint", "DATA"), "is no checkpoint; name one, such as"),
+        (purifying("--config", "LIST"), "invalid float value: '[1, 2]'"),
         (purifying("--model", "VICTIM", "--dataset", "TEN", "--sequela"), "sequela=True: is measured on a test set"),
         (purifying("--model", "VICTIM", "--dataset", "DATA", "--suspect_split", "train"), "pass --sequela"),
         (purifying("--model", "VICTIM", "--dataset", "DATA", "--clean_samples", "-5"), "clean_samples=-5: must be 1"),
@@ -232,6 +242,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(arguments, message, da
     three.to_parquet(small / "three.parquet")
     stand_ins["THREE_CLASSES"] = small / "three.parquet"
     stand_ins["PICKLES"] = pickles_only(small / "pickles")
+    stand_ins["LIST"] = small / "list.yaml"
+    stand_ins["LIST"].write_text("learning_rate: [1, 2]\n")
     output = tmp_path / "output"
     given = [stand_ins.get(argument, argument) for argument in arguments]
     if arguments[0] != "card":
@@ -267,6 +279,44 @@ def test_a_folder_in_use_is_not_touched(data, tmp_path, capsys):
     assert run("poison", "--dataset", data, "--attack", "badnets", "--output", tmp_path) == 2
     assert "is in use; choose another folder, or pass --overwrite" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_card_that_cannot_be_edited_is_said_before_anything_is_replaced(data, victim, tmp_path, capsys):
+    files = {"README.md": "---\na: [1\n---\nMine.\n", "results.json": "{}"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    common = ["--dataset", data, "--output", tmp_path]
+    start = ["--architecture", "vit", "--architecture_args", *VIT]
+    for command in (
+        ["purify", "--model", victim, "--overwrite", "--use_cpu"],
+        ["train", *start, "--overwrite", "--use_cpu"],
+        ["sequela", "--before", victim, "--after", victim],
+    ):
+        assert run(*command, *common) == 2
+        assert "README.md='metadata': are no YAML that can be read" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"schema_version": 1, "command": "train"}', None])
+def test_a_card_of_results_that_are_none(content, victim, tmp_path, capsys):
+    if content is None:
+        stored = json.loads((victim / "results.json").read_text())
+        content = json.dumps({name: value for name, value in stored.items() if name != "training"})
+    (tmp_path / "results.json").write_text(content)
+    assert run("card", "--model", tmp_path) == 2
+    assert capsys.readouterr().err.startswith(f"hf-backdoor card: model={str(tmp_path)!r}: results.json ")
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_training_goes_on_from_the_last_checkpoint(data, tmp_path):
+    arguments = ["train", "--dataset", data, "--architecture", "vit", "--architecture_args", *VIT, "--use_cpu"]
+    arguments += ["--output", tmp_path / "out", "--save_strategy", "steps", "--save_steps", 2, "--eval_strategy", "no"]
+    assert run(*arguments, "--max_steps", 4) == 0
+    saved = tmp_path / "out" / "checkpoint-4" / "trainer_state.json"
+    before = saved.stat().st_mtime_ns
+    assert run(*arguments, "--max_steps", 6, "--resume_from_checkpoint", "last") == 0
+    assert saved.stat().st_mtime_ns == before, "its steps were not done again"
+    assert (tmp_path / "out" / "checkpoint-6").is_dir()
 
 
 def test_unknown_command(capsys):

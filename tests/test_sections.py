@@ -311,6 +311,13 @@ def test_metadata_that_cannot_be_read_are_named(block):
         read_metadata(f"---\n{block}\n---\n# T\n")
 
 
+def test_a_model_index_that_is_none_is_named():
+    card = "---\nmodel-index: nonsense\n---\n# T\n"
+    for edit in (read_metadata, lambda card: merge_metadata(card, eval_results=[result(0.5)])):
+        with pytest.raises(InputError, match="README.md='model-index: nonsense': must be a list"):
+            edit(card)
+
+
 def test_broken_metadata_do_not_keep_a_section_out():
     card = "---\na: [\n---\n# T\n"
     assert remove_section(put_section(card, "sequela", BODY), "sequela") == card

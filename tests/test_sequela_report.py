@@ -1,8 +1,10 @@
 """The sequela report: models compared, findings kept, the section of the card, the command and the callback."""
 
+import importlib
 import json
 import sys
 from dataclasses import dataclass, fields, replace
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -183,6 +185,9 @@ def test_what_is_left_out_by_default_is_said_with_the_reason(evidence, images, t
     line = next(line for line in card.splitlines() if line.startswith("Not measured: "))
     assert all(f"{name} ({escape(why)})" in line for name, why in report.left_out.items())
     assert all(f"not measured: {name} ({why})" in report.table() for name, why in report.left_out.items())
+    evidence.non_members = evidence.members
+    report = SequelaReport(make_vit(1), make_vit(2), evidence=evidence, quick=True)
+    assert "not among the members too" in report.left_out["membership"] and report.measures
     evidence.non_members = images.select([])
     with pytest.raises(InputError, match="measures=None: none can be taken"):
         SequelaReport(make_vit(1), make_vit(2), evidence=evidence)
@@ -326,6 +331,45 @@ def test_what_the_processor_does_counts(evidence, processor):
     assert run() == 2 and run() == 0
     evidence.processor = type(processor)(size={"height": 12, "width": 12}, do_rescale=False)
     assert run() == 2
+
+
+def test_what_was_measured_by_other_code_is_measured_again(evidence, tmp_path, monkeypatch):
+    source = (
+        "from dataclasses import dataclass\n"
+        "from hf_backdoor.sequela import Finding, Measure\n"
+        "@dataclass(frozen=True)\n"
+        "class Constant(Measure):\n"
+        "    title = paper = meaning = 'x'\n"
+        "    headline = {'share': 'Share'}\n"
+        "    def measure(self, model, evidence):\n"
+        "        return Finding({'share': 0.25})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model, module = make_vit(1), tmp_path / "changing_measure.py"
+
+    def run(code):
+        module.write_text(code)
+        sys.modules.pop("changing_measure", None)
+        importlib.invalidate_caches()
+        name = "changing_measure:Constant"
+        results = SequelaReport(model, model, evidence=evidence, measures=[name]).run()
+        return results["measures"][name]["findings"]["after"]["values"]["share"]
+
+    assert run(source) == 0.25
+    assert run(source.replace("0.25", "0.75 ")) == 0.75
+
+
+def test_a_measure_written_in_a_notebook_is_told_by_what_it_does(monkeypatch):
+    notebook = ModuleType("__main__")  # which is in no file
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    notebook.Measure, notebook.Finding = Measure, Finding
+
+    def code(share):
+        cell = f"class Own(Measure):\n    def measure(self, model, evidence):\n        return Finding({{'x': {share}}})"
+        exec(cell, vars(notebook))
+        return notebook.Own().code()
+
+    assert code(0.25) == code(0.25) != code(0.75)
 
 
 SMALL = {

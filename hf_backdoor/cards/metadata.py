@@ -167,7 +167,8 @@ def _compose(text: str) -> MappingNode:
     """The nodes of a YAML block.
 
     Raises:
-        InputError: it is broken, or is no mapping, or would take long: aliases make a few lines as large as they like.
+        InputError: it is broken, or is no mapping, or its `model-index` is no list, or it would take long: aliases
+            make a few lines as large as they like.
     """
     depth = 0
     try:
@@ -184,6 +185,8 @@ def _compose(text: str) -> MappingNode:
         return MappingNode(f"{TAG}map", [])
     if not isinstance(root, MappingNode):
         raise InputError("README.md", "metadata", "must be a mapping, `name: value`; mend them")
+    if isinstance(index := _value(root, "model-index"), ScalarNode):
+        raise InputError("README.md", f"model-index: {index.value}", "must be a list of models; mend it or take it out")
     return root
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..results import write_text
+from .metadata import read_metadata
 from .plots import plot_training
 from .rendering import METRIC_TITLES, percent_interval, render
 from .sections import CARD_FILE, read_card, write_over
@@ -143,6 +144,17 @@ class BenignCard(VictimCard):
     subject: ClassVar[str] = "benign"
 
 
+def check_card(folder: Path) -> None:
+    """Whether a card can be written into a folder, before the work that it is about.
+
+    Raises:
+        InputError: the metadata of the card that is there cannot be read.
+    """
+    path = folder / CARD_FILE
+    if path.is_file():
+        read_metadata(read_card(path))
+
+
 def write_card(folder: Path, results: dict[str, Any], examples: list[dict[str, Any]] | None = None) -> Path:
     """Writes `README.md` and its figures into a model's folder.
 
@@ -170,13 +182,13 @@ def write_card(folder: Path, results: dict[str, Any], examples: list[dict[str, A
         modality = modality_named(task_named(results["task"]).modality)
         write_text(stored, modality.illustrate(examples, results["clean_data"]["classes"], figures))
     shown = stored.read_text(encoding="utf-8") if stored.is_file() else ""
-    if "purified" in results:
-        plot_training(results, figures / "learning_rate.png")
     kind = PurifiedCard if "purified" in results else VictimCard if results.get("attack") else BenignCard
     path = folder / CARD_FILE
     card = kind(results, results.get("name") or folder.resolve().name, shown).render()
     if path.is_file():
         tags = {tag for other in (PurifiedCard, VictimCard, BenignCard) for tag in other.tags}
         card = write_over(read_card(path), card, tags=tags, metrics=METRIC_TITLES.values())
+    if "purified" in results:
+        plot_training(results, figures / "learning_rate.png")
     write_text(path, card)
     return path

@@ -22,6 +22,8 @@ class CardOptions:
 
 
 def main(argv: list[str]) -> None:
+    from jinja2 import UndefinedError
+
     from ..cards import write_card
     from ..results import RESULTS_FILE, SCHEMA_VERSION
 
@@ -33,6 +35,13 @@ def main(argv: list[str]) -> None:
         results = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError("model", options.model, f"has no readable {RESULTS_FILE} ({error})") from error
-    if results.get("schema_version") != SCHEMA_VERSION or results.get("command") not in ("purify", "train", "demo"):
+    head = (results.get("schema_version"), results.get("command")) if isinstance(results, dict) else None
+    if head not in [(SCHEMA_VERSION, command) for command in ("purify", "train", "demo")]:
         raise InputError("model", options.model, f"{RESULTS_FILE} is not from this version's purify, train or demo")
-    print(f"Written to {write_card(Path(options.model), results)}")
+    try:
+        card = write_card(Path(options.model), results)
+    except (LookupError, TypeError, AttributeError, UndefinedError) as error:
+        raise InputError(
+            "model", options.model, f"{RESULTS_FILE} lacks what a card is made of ({error!r}); run the command again"
+        ) from error
+    print(f"Written to {card}")

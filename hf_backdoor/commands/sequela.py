@@ -54,6 +54,7 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
 
 
 def main(argv: list[str]) -> None:
+    from ..cards import check_card
     from ..data import pick_split, resolve_columns
     from ..sequela import WORK_FOLDER, Evidence
     from ..sequela_report import SequelaReport
@@ -66,6 +67,7 @@ def main(argv: list[str]) -> None:
         raise InputError("output", None, "--after is no folder here; name a folder to write to with --output")
     measures = options.chosen_measures()
     folder = Path(options.output or options.after)
+    check_card(folder)
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
     columns = resolve_columns(train.features, **options.columns())

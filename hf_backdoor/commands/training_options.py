@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
+from ..checkpoints import found_checkpoint
 from ..errors import InputError
+from ..exposure import at_least
+
+
+# What Trainer would refuse, or stumble over, only once the model is there and the folder made.
+LEAST = {"seed": 0, "learning_rate": 0, "weight_decay": 0, "dataloader_num_workers": 0}
+LEAST |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1}
 
 
 @dataclass
@@ -29,6 +37,15 @@ class TrainerOptions(TrainingArguments):
             # Otherwise each process would train alone, without a word.
             self.use_cpu = True
         super().__post_init__()
+        for name, least in LEAST.items():
+            at_least(name, getattr(self, name), least)
+        try:
+            for callback in get_reporting_integration_callbacks(self.report_to):
+                callback()
+        except (ValueError, RuntimeError) as error:
+            raise InputError("report_to", self.report_to, f"cannot be used; {error}") from error
+        resumed = self.resume_from_checkpoint
+        self.resume_from_checkpoint = found_checkpoint(resumed, self.output_dir) if resumed else None
         if self.world_size != processes:
             raise InputError(
                 "num_processes", processes, f"processes were launched and {self.world_size} of them found each other; "

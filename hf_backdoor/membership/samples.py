@@ -41,13 +41,13 @@ class Samples:
     digest: str
 
 
-def check_kinds(evidence: Evidence) -> None:
-    """Whether there is something to tell apart.
-
-    Raises:
-        InputError: fewer than two samples of a kind, or classes of different names.
-    """
+def _check_kinds(evidence: Evidence) -> None:
     label = evidence.columns.label
+    if evidence.columns.captions:
+        raise InputError(
+            "dataset", label, "holds captions; membership is inferred from the scores of classes, so give data with "
+            "class labels"
+        )  # fmt: skip
     known = [kind for kind in KINDS[:2] if len(getattr(evidence, kind))]
     if not known:
         raise InputError("members", 0, "there are neither training samples nor samples of the defence; give some")
@@ -68,10 +68,12 @@ def gather(evidence: Evidence, most: int | None) -> Samples:
     Samples are the same if input and label are, as stored.
 
     Raises:
-        InputError: fewer than two non-members are no members.
+        InputError: captions, classes of different names, fewer than two samples of a kind, or fewer than two
+            non-members that are no members.
     """
     from datasets import concatenate_datasets
 
+    _check_kinds(evidence)
     columns = [evidence.columns.input, evidence.columns.label]
     parts: list[Dataset] = []
     keys: list[bytes] = []

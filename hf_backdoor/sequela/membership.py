@@ -13,7 +13,7 @@ from ..exposure import COLORS, at_least
 from ..membership import neural
 from ..membership.evaluation import FALSE_POSITIVE_RATES, evaluate, tpr_name
 from ..membership.ratios import BLOCK, lira, rmia, rmia_log_ratio
-from ..membership.samples import Samples, check_kinds, gather, logits_of
+from ..membership.samples import Samples, gather, logits_of
 from ..membership.scores import THRESHOLDS, log_odds, log_probability
 from ..membership.shadows import Recipe, check_recipe, shadow_models
 from ..results import local_name
@@ -152,12 +152,7 @@ class Membership(Measure):
         return Recipe(self.steps, self.batch_size, self.learning_rate, self.base, self.tuning)
 
     def check(self, evidence: Evidence) -> None:
-        if evidence.columns.captions:
-            raise InputError(
-                "dataset", evidence.columns.label, "holds captions; membership is inferred from the scores of classes, "
-                "so give data with class labels"
-            )  # fmt: skip
-        check_kinds(evidence)
+        gather(evidence, self.samples)
 
     def prepare(self, models: dict[str, PreTrainedModel], evidence: Evidence) -> None:
         if not self._needs_shadows:
@@ -168,7 +163,6 @@ class Membership(Measure):
                 pass
 
     def measure(self, model: PreTrainedModel, evidence: Evidence) -> Finding:
-        self.check(evidence)
         samples = gather(evidence, self.samples)
         logits = logits_of(model, samples.dataset, evidence)
         scores: dict[str, Callable[[], np.ndarray]] = {

@@ -7,7 +7,6 @@ new one is a new file in this folder (or a class of yours, named `"your.module:Y
 from __future__ import annotations
 
 import hashlib
-import inspect
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,8 +71,7 @@ class Trigger(plugins.Plugin, ABC):
     def fingerprint(self) -> str:
         """Changes with the settings, the files they name, and the code of the trigger and of what it imports here."""
         digest = hashlib.sha256(repr(sorted(self.to_dict().items())).encode())
-        for file in plugins.source_files(Path(inspect.getfile(type(self)))):
-            digest.update(file.read_bytes())
+        digest.update(self.code())
         for value in asdict(self).values():
             digest.update(_content(value))
         return digest.hexdigest()
