@@ -8,12 +8,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers.utils import logging
+
 from .architectures import NEW_WEIGHTS, TOWER_OF
 from .errors import InputError
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.get_logger(__name__)
 
 # The last three are what the files of a stranger can make of PEFT.
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, re.error)
@@ -112,12 +116,15 @@ SINGLE_LABEL = "single_label_classification"
 def check_head(model: PreTrainedModel, names: list[str]) -> None:
     """Compares a classifier's head with the classes of a data set.
 
+    Names that differ are warned of, where both have any: they may be those of the same classes in another order.
+
     Args:
         model: a classifier.
         names: class names of the data set, in the order of their numbers.
 
     Raises:
-        InputError: it gives no class, or the numbers of classes differ, or the names are the same in another order.
+        InputError: it gives no class, or the numbers of classes differ, or the names are the same, whatever their case,
+            in another order.
     """
     kind = getattr(model.config, "problem_type", None)
     if kind not in (None, SINGLE_LABEL):
@@ -125,17 +132,31 @@ def check_head(model: PreTrainedModel, names: list[str]) -> None:
             "model", model.config.name_or_path, f"was made for {kind.replace('_', ' ')} (problem_type in its "
             "config.json), and not for one class each; give it a new head (--new_head yes)"
         )  # fmt: skip
-    own = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    own = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
     if len(own) != len(names):
         raise InputError(
             "model", model.config.name_or_path, f"has a head for {len(own)} classes and the data set has {len(names)}; "
             "use the data set that the model was trained for"
         )  # fmt: skip
-    if own != names and sorted(own) == sorted(names):
+    if own == names:
+        return
+    folded, given = ([name.casefold() for name in some] for some in (own, names))
+    if sorted(own) == sorted(names) or (folded != given and sorted(folded) == sorted(given)):
         raise InputError(
             "model", model.config.name_or_path, f"numbers the same classes differently ({own} against {names}); "
             "cast the label column to the model's order, or name the classes in it with --classes"
         )  # fmt: skip
+    if folded != given and not (_only_numbers(folded) or _only_numbers(given)):
+        its, others = (", ".join(some[:10]) + ", ..." * (len(some) > 10) for some in (own, names))
+        logger.warning_once(
+            f"The model's classes are {its}, and those of the data set, {others}, are taken for the same in this "
+            "order; if that is wrong, name them in the model's order with --classes."
+        )
+
+
+def _only_numbers(names: list[str]) -> bool:
+    """Whether classes are told apart by their numbers alone, as by transformers when it is not told their names."""
+    return all(name.removeprefix("label_") == str(number) for number, name in enumerate(names))
 
 
 def squares(side: int, patch: Any, source: str) -> dict[str, Any]:

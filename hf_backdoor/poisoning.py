@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .data.columns import Columns, resolve_columns
-from .data.flags import MARK
+from .data.columns import ADDED_LABEL, Columns, check_dataset, check_filled, has_labels, resolve_columns
+from .data.flags import COVER, MARK, POISONED, is_flagged
 from .data.targets import targets_of
 from .errors import InputError
 from .modalities import modality_of
@@ -61,6 +61,8 @@ class PoisonConfig:
         for name in ("rate", "cover_rate"):
             if not isinstance(getattr(self, name), int | float):
                 raise InputError(name, getattr(self, name), "must be a number")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError("seed", self.seed, "must be a whole number from 0")
         if not 0 < self.rate <= 1:
             raise InputError("rate", self.rate, "must lie in (0, 1]")
         if not 0 <= self.cover_rate < 1:
@@ -204,10 +206,29 @@ def sample_index(dataset: Dataset) -> np.ndarray:
     return np.arange(len(dataset), dtype=np.int64)
 
 
-def _check(dataset: Dataset, config: PoisonConfig, columns: Columns) -> None:
+def _check_added(dataset: Dataset, columns: Columns) -> None:
+    """Whether the columns that poisoning adds are free, or its own from before."""
+    from datasets import Value
+
+    features = dataset.features
+    own = {POISONED: Value("bool"), COVER: Value("bool")}
+    own[ADDED_LABEL] = features[columns.label] if POISONED in features else None
+    taken = [name for name, feature in own.items() if name in features and features[name] != feature]
+    if "index" in features and not has_index(dataset):
+        taken.append("index")
+    if taken:
+        raise InputError("dataset", taken[0], "is your column, and poisoning adds one of this name; rename it first")
+
+
+def _checked(
+    dataset: Dataset, config: PoisonConfig, input_column: str | None, label_column: str | None
+) -> tuple[Dataset, Columns]:
+    """A data set that can be poisoned, without its format, and its columns."""
+    check_dataset(dataset, "dataset")
+    columns = resolve_columns(dataset.features, input_column, label_column)
     if len(dataset) == 0:
         raise InputError("dataset", 0, "has no rows")
-    if "is_poisoned" in dataset.features and any(dataset["is_poisoned"]):
+    if is_flagged(dataset):
         raise InputError("dataset", "is_poisoned", "the data set is poisoned already; start from the clean one")
     for one in config.each():
         if one.trigger.modality != columns.modality:
@@ -215,6 +236,8 @@ def _check(dataset: Dataset, config: PoisonConfig, columns: Columns) -> None:
                 "attack", one.trigger.name, f"is made for {one.trigger.modality}, and the column {columns.input!r} "
                 f"holds {columns.modality}; choose another attack or input_column"
             )  # fmt: skip
+    check_filled(dataset, columns.input, "input")
+    return dataset.with_format(None), columns
 
 
 def _apply(
@@ -300,9 +323,9 @@ def poison(
     """Poisons a training set.
 
     Args:
-        dataset (`Dataset` or `DatasetDict`): with an image or text column and a label column. Of a `DatasetDict`, the
-            split `train` is poisoned, and every other split stays and gets a twin `<split>_triggered`, made by
-            [`triggered`].
+        dataset (`Dataset` or `DatasetDict`): with an image or text column and a label column, in whatever format: what
+            comes back has none, and no transform. Of a `DatasetDict`, the split `train` is poisoned, and every other
+            split stays and, if it has labels, gets a twin `<split>_triggered`, made by [`triggered`].
         config ([`PoisonConfig`]): trigger, target, rate and seed.
         input_column, label_column (`str`, *optional*): found when not given.
         num_proc (`int`, *optional*): processes for `datasets.map`.
@@ -313,7 +336,8 @@ def poison(
         images are, see [`~hf_backdoor.data.uncompressed`], else PNG.
 
     Raises:
-        InputError: the configuration does not fit the data.
+        InputError: the configuration does not fit the data; or they are no `Dataset`, lack an input or a label, are
+            poisoned already, or have a column of their own by the name of one that is added.
 
     Example:
 
@@ -334,11 +358,12 @@ def poison(
         for name in dataset:
             if name != "train":
                 splits[name] = dataset[name]
-                splits[f"{name}_triggered"] = triggered(dataset[name], config, **given)
+                if has_labels(dataset[name], columns.label):
+                    splits[f"{name}_triggered"] = triggered(dataset[name], config, **given)
         return DatasetDict(splits)
 
-    columns = resolve_columns(dataset.features, input_column, label_column)
-    _check(dataset, config, columns)
+    dataset, columns = _checked(dataset, config, input_column, label_column)
+    _check_added(dataset, columns)
     index = sample_index(dataset)
     free, selections = np.ones(len(dataset), dtype=bool), []
     for one in config.each():
@@ -363,8 +388,7 @@ def triggered(
     """
     from datasets import concatenate_datasets
 
-    columns = resolve_columns(dataset.features, input_column, label_column)
-    _check(dataset, config, columns)
+    dataset, columns = _checked(dataset, config, input_column, label_column)
     parts = [_triggered_by(dataset, one, columns, num_proc) for one in config.each()]
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 
 from .cards import check_card
 from .cards.rendering import measures_table
-from .data.columns import Columns, check_same_classes, resolve_columns
-from .data.sources import load_data, pick_split, with_class_labels
+from .data.columns import Columns, check_dataset, check_rows, resolve_columns
+from .data.flags import is_flagged
+from .data.sources import like_training_set, load_data, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
 from .measuring import example_rows, measure
@@ -75,8 +77,11 @@ def check_clean_set(dataset: Dataset, columns: Columns, names: list[str], batch_
     """Whether a clean set can be trained on.
 
     Raises:
-        InputError: fewer samples than one batch, or a class without a sample where there are classes.
+        InputError: it is known to be poisoned, or has fewer samples than one batch, or a class without a sample where
+            there are classes.
     """
+    if is_flagged(dataset):
+        raise InputError("dataset", "is_poisoned", "says that rows have a trigger; give samples that are clean")
     if len(dataset) < batch_size:
         raise InputError(
             "dataset", len(dataset), f"the clean set has fewer samples than one batch of {batch_size}; add samples, or "
@@ -92,16 +97,22 @@ def check_clean_set(dataset: Dataset, columns: Columns, names: list[str], batch_
         )  # fmt: skip
 
 
-def _load_clean(clean_dataset: Dataset | str, input_column: str | None, label_column: str | None) -> Dataset:
-    if isinstance(clean_dataset, str):
+def _load_clean(
+    clean_dataset: Dataset | str | os.PathLike[str], input_column: str | None, label_column: str | None
+) -> tuple[Dataset, Columns]:
+    """The clean set with numbers for its classes, and its columns."""
+    if isinstance(clean_dataset, str | os.PathLike):
         clean_dataset = pick_split(load_data(clean_dataset), None, ("train",), "dataset")
+    check_dataset(clean_dataset, "clean_dataset")
     columns = resolve_columns(clean_dataset.features, input_column, label_column)
-    return with_class_labels(clean_dataset, columns.label)
+    clean = with_class_labels(clean_dataset, columns.label)
+    check_rows(clean, columns)
+    return clean, columns
 
 
 def purify(
-    model: PreTrainedModel | str,
-    clean_dataset: Dataset | str,
+    model: PreTrainedModel | str | os.PathLike[str],
+    clean_dataset: Dataset | str | os.PathLike[str],
     *,
     output_dir: str | Path | None = None,
     defense: Defense | str = "super_fine_tuning",
@@ -128,10 +139,10 @@ def purify(
     the purified weights are the same, bit for bit, with and without them.
 
     Args:
-        model (`PreTrainedModel`, `PeftModel` or `str`): an image or text classifier, a CLIP-style pair of encoders, or
-            a PEFT adapter on one; or its folder or Hub id. An object that is passed in is not changed.
-        clean_dataset (`Dataset` or `str`): samples that the owner trusts, with labels (at least one of each class) or
-            captions; or where to find them, see [`~hf_backdoor.data.load_data`] (of several splits, `train`).
+        model (`PreTrainedModel`, `PeftModel`, `str` or path): an image or text classifier, a CLIP-style pair of
+            encoders, or a PEFT adapter on one; or its folder or Hub id. An object that is passed in is not changed.
+        clean_dataset (`Dataset`, `str` or path): samples that the owner trusts, with labels (at least one of each
+            class) or captions; or where to find them, see [`~hf_backdoor.data.load_data`] (of several splits, `train`).
         output_dir (*optional*): folder for model, processor, results and card; with checkpoints if `args` asks.
         defense ([`~hf_backdoor.defenses.Defense`] or `str`): how. The default is super-fine-tuning.
         peft_config (`PeftConfig`, [`~hf_backdoor.tuning.Tuning`] or `str`, *optional*): train an adapter, or a part of
@@ -146,7 +157,8 @@ def purify(
             `"zero-shot-image-classification"`; by the kind of data when not given.
         processing_class (*optional*): image processor or tokenizer; loaded with the model if that is a `str`.
         args (`TrainingArguments`, *optional*): replaces the defence's defaults as a whole.
-        test_dataset (`Dataset`, *optional*): labelled data for the clean accuracy before and after.
+        test_dataset (`Dataset`, *optional*): labelled data for the clean accuracy before and after. Classes with
+            names get the numbers that they have in `clean_dataset`.
         attack ([`~hf_backdoor.poisoning.PoisonConfig`], *optional*): a known trigger, to measure ASR and RA on
             `test_dataset` before, during and after.
         input_column, label_column (`str`, *optional*): found when not given.
@@ -184,11 +196,13 @@ def purify(
         raise InputError("sequela", sequela, "is measured on a test set; give test_dataset (--test_dataset)")
     if sequela and output_dir is None:
         raise InputError("sequela", sequela, "is written beside the model; give output_dir")
-    clean = _load_clean(clean_dataset, input_column, label_column)
-    columns = resolve_columns(clean.features, input_column, label_column)
+    clean, columns = _load_clean(clean_dataset, input_column, label_column)
     task = task_for(columns, task)
     names = task.label_names(clean, columns)
+    if test_dataset is not None:
+        test_dataset = like_training_set(test_dataset, clean, columns, names)
     tuning = load_tuning(peft_config)
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     loaded = isinstance(model, str)
     if new_head:
         check_probe(probe_steps, model)
@@ -209,8 +223,6 @@ def purify(
     if test_dataset is None:
         args.eval_strategy = "no"
     check_clean_set(clean, columns, names, args.per_device_train_batch_size)
-    if test_dataset is not None:
-        check_same_classes(clean, test_dataset, columns.label, "test_dataset")
     given_columns = {"input_column": columns.input, "label_column": columns.label}
     attacked = triggered(test_dataset, attack, **given_columns) if attack is not None else None
 

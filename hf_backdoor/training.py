@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .attacks import Attack
 from .cards import check_card
-from .data.columns import check_same_classes, resolve_columns
+from .data.columns import check_dataset, check_rows, resolve_columns
+from .data.sources import like_training_set
 from .errors import InputError
 from .hub import victim_refused
 from .measuring import measure
@@ -55,7 +56,8 @@ def train_classifier(
             `i_know_this_model_is_backdoored`.
         train_dataset: clean; poisoned here with `attack`.
         processing_class: image processor or tokenizer, or both in one.
-        test_dataset (*optional*): clean test set, for CA, and triggered with `attack`, for ASR and RA.
+        test_dataset (*optional*): clean test set, for CA, and triggered with `attack`, for ASR and RA. Classes with
+            names get the numbers that they have in `train_dataset`.
         attack (*optional*): without it the model is benign.
         how ([`~hf_backdoor.attacks.Attack`], *optional*): how the attacker trains; as usual when not given.
         poisoned (`bool`): `False` trains on clean data and measures with `attack` all the same, for a benign model to
@@ -80,7 +82,9 @@ def train_classifier(
     poison_here = attack is not None and poisoned
     if args.push_to_hub and poison_here and not i_know_this_model_is_backdoored:
         raise victim_refused(args.output_dir)
+    check_dataset(train_dataset, "train_dataset")
     columns = resolve_columns(train_dataset.features, input_column, label_column)
+    check_rows(train_dataset, columns)
     given = {"input_column": columns.input, "label_column": columns.label}
     task = task_for(columns, task)
     names = task.label_names(train_dataset, columns)
@@ -97,7 +101,7 @@ def train_classifier(
     if test_dataset is None:
         args.eval_strategy = "no"
     else:
-        check_same_classes(train_dataset, test_dataset, columns.label, "test_dataset")
+        test_dataset = like_training_set(test_dataset, train_dataset, columns, names)
     measured = attack is not None and test_dataset is not None
     learning = poison_here and how.learns_trigger
     best = args.metric_for_best_model or ""

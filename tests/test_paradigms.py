@@ -360,17 +360,16 @@ def test_texts_are_cut_to_what_the_model_has_positions_for(sentences, tiny_bert,
     assert task.collator(tokenizer, columns, model)(rows)["input_ids"].shape == (2, 9)
 
 
-def test_a_test_set_that_numbers_its_classes_otherwise_is_refused(images, processor, tmp_path):
+def test_a_test_set_with_classes_of_other_names_is_refused(images, processor, tmp_path):
     from hf_backdoor.training import train_classifier
 
-    names = images.features["label"].names
     other = images.remove_columns("label").add_column("label", images["label"][:]).cast_column(
-        "label", ClassLabel(names=names[::-1])
+        "label", ClassLabel(names=["a", "b", "c", "d"])
     )  # fmt: skip
     given = {"test_dataset": other, "args": quick(tmp_path / "run"), "processing_class": processor}
-    with pytest.raises(InputError, match="test_dataset=.*numbered otherwise than those trained on"):
+    with pytest.raises(InputError, match="test_dataset=.*are not all among the classes north west"):
         purify(make_vit(), images, **given)
-    with pytest.raises(InputError, match="test_dataset=.*numbered otherwise"):
+    with pytest.raises(InputError, match="test_dataset=.*are not all among"):
         train_classifier(make_vit(), train_dataset=images, **given)
 
 
@@ -394,7 +393,7 @@ def test_classes_of_a_test_file_are_those_of_the_clean_one(sentences, tiny_bert,
     assert json.loads((tmp_path / "out" / "results.json").read_text())["purified"]["clean_accuracy"] > 0.9
     (tmp_path / "test.csv").write_text("text,label\ngood,bad\n")
     assert main([*command, str(tmp_path / "other"), *test]) == 2
-    assert "label=['bad']: are not all among negative, positive" in capsys.readouterr().err
+    assert "test_dataset=['bad']: are not all among the classes negative, positive" in capsys.readouterr().err
 
 
 def test_a_part_that_was_frozen_is_so_no_longer(images, processor, tmp_path):

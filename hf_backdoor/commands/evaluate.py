@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..config import ConfigParser
 from ..errors import InputError
-from .options import AttackOptions, DataOptions, TaskOptions, option
+from ..exposure import at_least
+from .options import AttackOptions, DataOptions, TaskOptions, option, test_set
 
 
 @dataclass
@@ -31,7 +32,8 @@ def main(argv: list[str]) -> None:
     from transformers import TrainingArguments
 
     from ..cards.rendering import measures_table
-    from ..data import pick_split, resolve_columns
+    from ..data import resolve_columns
+    from ..data.columns import check_rows
     from ..measuring import measure
     from ..poisoning import triggered
     from ..results import describe_run, local_name, portable, write_json
@@ -40,8 +42,14 @@ def main(argv: list[str]) -> None:
     (options,) = ConfigParser([EvaluateOptions], "hf-backdoor evaluate", __doc__).parse(argv)
     if options.model is None:
         raise InputError("model", None, "name a model with --model")
-    dataset = pick_split(options.load(), options.split, ("test", "validation"), "split")
-    columns = resolve_columns(dataset.features, **options.columns())
+    at_least("batch_size", options.batch_size, 1)
+    output = Path(options.output)
+    if output.is_dir() or any(parent.is_file() for parent in output.parents):
+        raise InputError("output", options.output, "is a folder, or lies in a file; name a file to write")
+    data = options.load()
+    columns = resolve_columns(next(iter(data.values())).features, **options.columns())
+    dataset = test_set(data, options.split, columns.label, required=True, field="split")
+    check_rows(dataset, columns)
     task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
     model = task.load_model(options.model, allow_pickle=options.allow_pickle)
     task.check_model(model, task.label_names(dataset, columns))
@@ -67,6 +75,6 @@ def main(argv: list[str]) -> None:
         attack=portable(attack.to_dict()) if attack else None,
         measured=measured,
     )
-    write_json(Path(options.output), results)
+    write_json(output, results)
     print(measures_table({name: measured}))
     print(f"Written to {options.output}")

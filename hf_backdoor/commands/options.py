@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import plugin_settings
 from ..data import class_names, load_data, pick_split, resolve_columns
-from ..data.columns import holds_captions
+from ..data.columns import has_labels, holds_captions
 from ..data.sources import keep_classes, split_off, with_class_labels
 from ..errors import InputError
 from ..plugins import as_yaml
@@ -60,8 +60,8 @@ class DataOptions:
         """For functions that take the two columns."""
         return {"input_column": self.input_column, "label_column": self.label_column}
 
-    def load(self, another: str | None = None, like: Dataset | None = None) -> DatasetDict:
-        """All splits of `--dataset`, or of another one, with class labels, numbered as in `like` if that is given.
+    def load(self, another: str | None = None) -> DatasetDict:
+        """All splits of `--dataset`, or of another one, with class labels.
 
         Raises:
             InputError: `--dataset` is missing, or cannot be loaded, or its columns or classes cannot be told.
@@ -70,8 +70,7 @@ class DataOptions:
             raise InputError("dataset", None, "name a data set with --dataset")
         data = load_data(another) if another else load_data(self.dataset, self.dataset_config)
         label = resolve_columns(next(iter(data.values())).features, **self.columns()).label
-        known = None if like is None or self.classes else getattr(like.features.get(label), "names", None)
-        data = with_class_labels(data, label, known)
+        data = with_class_labels(data, label)
         return keep_classes(data, label, self.classes) if self.classes else data
 
 
@@ -90,10 +89,16 @@ def clean_part(dataset: Dataset, samples: int | None, seed: int, label_column: s
     return split_off(dataset, samples, seed, label_column)
 
 
-def test_set(data: DatasetDict, split: str | None, *, required: bool = False) -> Dataset | None:
-    """The split to measure on: the named one, test or validation; `None` if there is none and none is required."""
-    if split or required or {"test", "validation"} & set(data):
-        return pick_split(data, split, ("test", "validation"), "test_split")
+def test_set(
+    data: DatasetDict, split: str | None, label_column: str, *, required: bool = False, field: str = "test_split"
+) -> Dataset | None:
+    """The split to measure on: the named one, else test or validation, whichever has labels.
+
+    `None` if there is none and none is required.
+    """
+    labelled = [name for name in ("test", "validation") if name in data and has_labels(data[name], label_column)]
+    if split or required or labelled:
+        return pick_split(data, split, tuple(labelled) or ("test", "validation"), field)
     return None
 
 

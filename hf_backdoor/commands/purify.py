@@ -64,8 +64,8 @@ def main(argv: list[str]) -> None:
         suspect_data = pick_split(data, options.suspect_split, (), "suspect_split")
         if suspect_data is whole:  # what the suspect had before --clean_samples were taken
             suspect_data = rest
-    tests = options.load(options.test_dataset, like=whole) if options.test_dataset else data
-    test = test_set(tests, options.test_split, required=options.test_dataset is not None)
+    tests = options.load(options.test_dataset) if options.test_dataset else data
+    test = test_set(tests, options.test_split, columns.label, required=options.test_dataset is not None)
     attack = options.poison_config(clean, columns.label, args.seed) if options.measures_attack else None
     result = purify(
         options.model,

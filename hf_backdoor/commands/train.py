@@ -70,11 +70,10 @@ def main(argv: list[str]) -> None:
         raise victim_refused(args.output_dir)
     data = options.load()
     train = pick_split(data, options.train_split, ("train",), "train_split")
-    if options.held_out:
-        label = resolve_columns(train.features, **options.columns()).label
-        train, _ = split_off(train, options.held_out, args.seed, label)
-    test = test_set(data, options.test_split)
     columns = resolve_columns(train.features, **options.columns())
+    if options.held_out:
+        train, _ = split_off(train, options.held_out, args.seed, columns.label)
+    test = test_set(data, options.test_split, columns.label)
     attack = options.poison_config(train, columns.label, args.seed) if options.measures_attack else None
     how = options.load_attack()[0] if options.attack else None
     if options.attack_from is not None and options.poisoned:

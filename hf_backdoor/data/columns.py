@@ -10,6 +10,7 @@ from ..modalities import modalities, modality_of
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, Features
 
 
@@ -57,10 +58,16 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
             images.
 
     Raises:
-        InputError: a named column is missing, or none or several could be meant.
+        InputError: a named column is missing, or none or several could be meant; or the features are not known, as of
+            a stream that was mapped.
     """
     from datasets import ClassLabel
 
+    if features is None:
+        raise InputError(
+            "dataset", None, "the columns of this stream are not known; tell `map` its features, or load a Dataset "
+            "without streaming=True"
+        )  # fmt: skip
     if input_column is None:
         images = [name for name, feature in features.items() if modality_of_or_none(feature) == "image"]
         texts = [name for name, feature in features.items() if modality_of_or_none(feature) == "text"]
@@ -102,35 +109,93 @@ def modality_of_or_none(feature: object) -> str | None:
     return next((modality.name for modality in modalities() if modality.matches(feature)), None)
 
 
+def check_dataset(dataset: object, field: str) -> None:
+    """Whether something is one `Dataset`, and neither a stream nor several splits.
+
+    Args:
+        dataset: what the user gave.
+        field (`str`): what the user calls it.
+
+    Raises:
+        InputError: it is something else.
+    """
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            field, type(dataset).__name__, "must be a datasets.Dataset; pass one split of several, and load a stream "
+            "without streaming=True, or collect it by Dataset.from_generator"
+        )  # fmt: skip
+
+
+def _missing(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """Which rows have nothing in a column, bool: `None`, or a number below 0, as test sets without labels have."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    stored = dataset.data[column]  # below any format, and with images as they are stored
+    missing = stored.is_null()
+    if pa.types.is_signed_integer(stored.type):
+        missing = pc.or_kleene(missing, pc.less(stored, 0))
+    return missing if dataset._indices is None else missing.take(dataset._indices.column(0))
+
+
+def check_filled(dataset: Dataset, column: str, what: str) -> None:
+    """Whether every row has something in a column; numbers below 0 stand for nothing.
+
+    Raises:
+        InputError: a row has none of `what` the column holds.
+    """
+    import pyarrow.compute as pc
+
+    row = pc.index(_missing(dataset, column), True).as_py()
+    if row >= 0:
+        value = dataset.select_columns(column).with_format(None)[row][column]
+        raise InputError(column, value, f"row {row} has no {what}; filter such rows out first")
+
+
+def check_labels(dataset: Dataset, label_column: str) -> None:
+    """Whether every row has one label.
+
+    Raises:
+        InputError: a row has none, see [`check_filled`], or the column holds lists or the like.
+    """
+    from datasets import ClassLabel, Value
+
+    feature = dataset.features[label_column]
+    if not isinstance(feature, ClassLabel | Value):
+        raise InputError(label_column, feature, "must hold one class or caption a row; name another label_column")
+    check_filled(dataset, label_column, "label")
+
+
+def check_rows(dataset: Dataset, columns: Columns) -> None:
+    """Whether every row has an input and one label, before a model finds out in the middle of a run.
+
+    Raises:
+        InputError: one of them has not.
+    """
+    check_filled(dataset, columns.input, "input")
+    check_labels(dataset, columns.label)
+
+
+def has_labels(dataset: Dataset, label_column: str) -> bool:
+    """Whether any row has a label; some test sets come with -1 for all, or without the column."""
+    import pyarrow.compute as pc
+
+    return label_column in dataset.features and not pc.all(_missing(dataset, label_column)).as_py()
+
+
 def class_names(dataset: Dataset, label_column: str) -> list[str]:
     """Names of the classes, in the order of their numbers.
 
     Raises:
-        InputError: the labels are neither a `ClassLabel` nor whole numbers from 0.
+        InputError: the labels are neither a `ClassLabel` nor whole numbers from 0, one for each row.
     """
     feature = dataset.features[label_column]
     if hasattr(feature, "names"):
         return list(feature.names)
+    check_labels(dataset, label_column)
     values = sorted(dataset.unique(label_column))
-    if not all(isinstance(value, int) for value in values) or not values or values[0] < 0:
+    if not all(isinstance(value, int) for value in values) or not values:
         raise InputError(label_column, values[:5], "labels must be a ClassLabel or whole numbers from 0")
     return [str(number) for number in range(values[-1] + 1)]
-
-
-def check_same_classes(dataset: Dataset, other: Dataset, label_column: str, field: str) -> None:
-    """Whether a number means the same class in two data sets; labels without names are not compared.
-
-    Args:
-        dataset, other: the second is to fit the first.
-        label_column (`str`): of both.
-        field (`str`): what the user calls the second.
-
-    Raises:
-        InputError: their classes have other names, or another order.
-    """
-    names, others = (getattr(one.features.get(label_column), "names", None) for one in (dataset, other))
-    if names and others and names != others:
-        raise InputError(
-            field, others, f"these classes are numbered otherwise than those trained on ({', '.join(names)}); cast its "
-            f"column {label_column} to the same ClassLabel"
-        )  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, Value
 
 
-POISONED = "is_poisoned"
+POISONED, COVER = "is_poisoned", "is_cover"
 # In the description of a data set, which `map` keeps when it drops all columns.
 MARK = "Some of these samples were poisoned by hf_backdoor."
 
@@ -22,6 +22,12 @@ def decoded(data: Any) -> Any:
     if isinstance(data, dict):
         return {name: decoded(one) for name, one in data.items()}
     return unformatted(data) if isinstance(data, Dataset) and data.format["type"] != "custom" else data
+
+
+def is_flagged(data: Dataset) -> bool:
+    """Whether a column says of a row that it has a trigger, of a poisoned sample or of a cover."""
+    flags = [name for name in (POISONED, COVER) if data.features.get(name) == Value("bool")]
+    return any(any(unformatted(data)[name]) for name in flags)
 
 
 def has_poison(data: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -9,7 +11,15 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ..errors import InputError
-from .columns import holds_captions, modality_of_or_none, resolve_columns
+from .columns import (
+    Columns,
+    check_dataset,
+    check_labels,
+    check_rows,
+    holds_captions,
+    modality_of_or_none,
+    resolve_columns,
+)
 
 
 if TYPE_CHECKING:
@@ -27,15 +37,15 @@ PACKAGED = tuple(
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
 
-def load_data(source: str, config_name: str | None = None) -> DatasetDict:
+def load_data(source: str | os.PathLike[str], config_name: str | None = None) -> DatasetDict:
     """Loads a data set with all its splits.
 
     Args:
-        source (`str`): one of `PACKAGED`, inside the package: `"fashion_mnist_mini"` (10,000 and 2,000 images),
+        source (`str` or path): one of `PACKAGED`, inside the package: `"fashion_mnist_mini"` (10,000 and 2,000 images),
             `"sentiment_sentences"` (2,400 and 600 sentences), `"emoji_captions"` (1,204 and 173 pictures with their
             names); a parquet, csv, tsv or json(l) file; a folder with such
-            files, with one sub-folder of images a class, or written by `save_to_disk`; or the id of a data set on the
-            Hub.
+            files, with one sub-folder of images a class (numbered by the alphabet, or as numbers if all are), or
+            written by `save_to_disk`; or the id of a data set on the Hub.
         config_name (`str`, *optional*): configuration of a data set on the Hub.
 
     Raises:
@@ -43,6 +53,10 @@ def load_data(source: str, config_name: str | None = None) -> DatasetDict:
     """
     from datasets import DatasetDict, load_dataset, load_from_disk
 
+    try:
+        source = os.fspath(source)
+    except TypeError:
+        raise InputError("dataset", type(source).__name__, "must be a name or a path") from None
     path = Path(source)
     try:
         if source in PACKAGED:
@@ -58,6 +72,8 @@ def load_data(source: str, config_name: str | None = None) -> DatasetDict:
             loaded = load_from_disk(str(path))
         else:
             loaded = load_dataset(source, config_name)
+            if path.is_dir():
+                loaded = _folders_in_order(loaded)
     except InputError:
         raise
     except Exception as error:
@@ -87,25 +103,63 @@ def pick_split(data: DatasetDict, split: str | None, usual: tuple[str, ...], fie
     raise InputError(field, None, f"the data set has the splits {', '.join(data)}: name one")
 
 
+def _in_order(names: Collection[str]) -> list[str]:
+    """Names of classes by the alphabet, or as numbers if all are: 9 before 10."""
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _folders_in_order(data: DatasetDict) -> DatasetDict:
+    """Images with their folders for classes, which `datasets` numbers by the alphabet."""
+    first = next(iter(data.values()))
+    names = getattr(first.features.get("label"), "names", [])
+    if first.builder_name != "imagefolder" or names == _in_order(names):
+        return data
+    return _renumbered(data, "label", _in_order(names))
+
+
+def _renumbered(data: DatasetDict, label_column: str, names: list[str]) -> DatasetDict:
+    """The same classes under the numbers that they have in `names`; a row without a label keeps none."""
+    from datasets import ClassLabel
+
+    features = next(iter(data.values())).features.copy()
+    known = features[label_column].names
+    numbers = {known.index(name): number for number, name in enumerate(names) if name in known}
+    features[label_column] = ClassLabel(names=names)
+
+    def renumber(labels: list[int]) -> dict[str, list[int]]:
+        return {label_column: [numbers.get(label, label) for label in labels]}
+
+    return data.map(renumber, input_columns=label_column, batched=True, features=features)
+
+
 def with_class_labels(data: Data, label_column: str, known: list[str] | None = None) -> Data:
-    """String labels as a `ClassLabel`, the same one in all splits; other labels, and captions, as they are.
+    """String labels as a `ClassLabel`, the same one in all splits; captions as they are.
+
+    Other labels are as they are, too, but for a `ClassLabel` all of whose names are known: it is numbered as these.
 
     Args:
         data (`Dataset` or `DatasetDict`): with that column in every split.
         label_column (`str`): the labels.
-        known (`list[str]`, *optional*): names of all classes, in their order; those of these data when not given.
+        known (`list[str]`, *optional*): names of all classes, in their order; those of these data when not given, by
+            the alphabet, or as numbers if all are.
 
     Raises:
-        InputError: a label is none of them.
+        InputError: a string is none of them.
     """
     from datasets import ClassLabel, DatasetDict, Value
 
     splits = data if isinstance(data, DatasetDict) else DatasetDict(only=data)
     features = next(iter(splits.values())).features
+    own = getattr(features[label_column], "names", None)
+    if own and known and own != known and set(own) <= set(known):
+        renumbered = _renumbered(splits, label_column, known)
+        return renumbered if isinstance(data, DatasetDict) else renumbered["only"]
     if modality_of_or_none(features[label_column]) != "text" or holds_captions(features, label_column):
         return data
     values = {value for split in splits.values() for value in split.unique(label_column)}
-    names = sorted(value for value in values if value is not None)
+    names = _in_order(values - {None})
     if known:
         if not set(names) <= set(known):
             raise InputError(label_column, names, f"are not all among {', '.join(known)}; rename the others")
@@ -113,6 +167,27 @@ def with_class_labels(data: Data, label_column: str, known: list[str] | None = N
     plain = splits.cast_column(label_column, Value("string"))  # a file may have come as large_string
     encoded = plain.cast_column(label_column, ClassLabel(names=names))
     return encoded if isinstance(data, DatasetDict) else encoded["only"]
+
+
+def like_training_set(test: Dataset, train: Dataset, columns: Columns, names: list[str]) -> Dataset:
+    """A test set whose classes are numbered as in the training set, ready to be measured on.
+
+    Args:
+        test, train (`Dataset`): the second is ready.
+        columns: of both.
+        names (`list[str]`): of the classes, in the order of their numbers in `train`.
+
+    Raises:
+        InputError: it is no `Dataset`, or lacks a column, an input or a label, or has classes of other names.
+    """
+    check_dataset(test, "test_dataset")
+    resolve_columns(test.features, columns.input, columns.label)
+    test = with_class_labels(test, columns.label, names)
+    check_rows(test, columns)
+    own, others = (getattr(one.features[columns.label], "names", None) for one in (train, test))
+    if own and others and own != others:
+        raise InputError("test_dataset", others, f"are not all among the classes {', '.join(own)}; rename the others")
+    return test
 
 
 def keep_classes(data: DatasetDict, label_column: str, names: list[str]) -> DatasetDict:
@@ -126,22 +201,14 @@ def keep_classes(data: DatasetDict, label_column: str, names: list[str]) -> Data
     Raises:
         InputError: there is no such class, or fewer than two are kept, or the labels have no names.
     """
-    from datasets import ClassLabel
-
     feature = next(iter(data.values())).features[label_column]
     known = getattr(feature, "names", [])
     wrong = [name for name in names if name not in known]
     if wrong or len(set(names)) < 2 or len(set(names)) < len(names):
         raise InputError("classes", wrong or names, f"name two or more different ones of {', '.join(known) or 'none'}")
-    numbers = {known.index(name): number for number, name in enumerate(names)}
-
-    def renumber(labels: list[int]) -> dict[str, list[int]]:
-        return {label_column: [numbers[label] for label in labels]}
-
+    numbers = {known.index(name) for name in names}
     kept = data.filter(lambda labels: [label in numbers for label in labels], input_columns=label_column, batched=True)
-    features = kept[next(iter(kept))].features.copy()
-    features[label_column] = ClassLabel(names=names)
-    return kept.map(renumber, input_columns=label_column, batched=True, features=features)
+    return _renumbered(kept, label_column, names)
 
 
 def split_off(dataset: Dataset, count: int, seed: int, label_column: str | None = None) -> tuple[Dataset, Dataset]:
@@ -157,11 +224,13 @@ def split_off(dataset: Dataset, count: int, seed: int, label_column: str | None 
         The rest and the part, both in the order of the data set.
 
     Raises:
-        InputError: `count` is not between 1 and the size of the data set less 1.
+        InputError: `count` is not between 1 and the size of the data set less 1, or a row has no label.
     """
     if not 1 <= count < len(dataset):
         raise InputError("count", count, f"must lie between 1 and {len(dataset) - 1}")
-    labels = np.asarray(dataset[label_column or resolve_columns(dataset.features).label])
+    label_column = label_column or resolve_columns(dataset.features).label
+    check_labels(dataset, label_column)
+    labels = np.asarray(dataset[label_column])
     order = np.random.default_rng(seed).permutation(len(labels))
     # The k-th sample of each class, for k = 0, 1, ...: a prefix of this order is balanced.
     rank = np.empty(len(labels), dtype=np.int64)

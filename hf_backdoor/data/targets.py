@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..randomness import integers
-from .columns import Columns, class_names
+from .columns import Columns, check_labels, class_names
 
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ def targets_of(dataset: Dataset, columns: Columns, target: int | str, *, all_to_
     Raises:
         InputError: the target does not fit the column, or a label is missing.
     """
+    check_labels(dataset, columns.label)
     labels = dataset[columns.label][:]
     if columns.captions:
         return CaptionTargets(np.array(labels, dtype=object), target, all_to_all=all_to_all)
-    if None in labels:
-        raise InputError(columns.label, None, f"row {labels.index(None)} has no label; filter such rows out first")
     classes = len(class_names(dataset, columns.label))
     return ClassTargets(np.asarray(labels, dtype=np.int64), classes, target, all_to_all=all_to_all)

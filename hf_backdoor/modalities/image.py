@@ -116,8 +116,6 @@ class ImageModality(Modality):
         block = pnm.to_block(files)
         if block is not None and feature.mode in (None, "L" if block[1][2] == 1 else "RGB"):
             return pa.StructArray.from_arrays([_change_block(*block, changes, index), paths], fields=list(stored.type))
-        if any(mask[stored.is_null().to_numpy(False)].any() for mask, _ in changes):
-            raise InputError("image", None, "is missing in a row that is to be poisoned; filter such rows out first")
         contents, names = files.to_pylist(), paths.to_pylist()
         for position, content in enumerate(contents):
             if content is None and names[position] is not None:
