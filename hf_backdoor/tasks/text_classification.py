@@ -17,6 +17,7 @@ from . import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
+
 class TextCollator:
     """Strings to padded `input_ids`, `attention_mask` and `labels` (all int64), cut at `longest` tokens if given."""
 
