@@ -13,8 +13,17 @@ from conftest import largest_difference, make_vit, same_weights
 from helpers import KillAt, Killed
 from transformers import default_data_collator
 
-from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_trigger, poison, triggered
+from hf_backdoor import (
+    BackdoorTrainer,
+    InputError,
+    PoisonConfig,
+    SuperFineTuningCallback,
+    load_trigger,
+    poison,
+    triggered,
+)
 from hf_backdoor.data import resolve_columns
+from hf_backdoor.super_fine_tuning import PeakSearch
 from hf_backdoor.tasks.image_classification import ImageCollator
 
 
@@ -211,6 +220,24 @@ def unequal(sentences):
 def of_each_text(model, tokenizer, texts):
     with torch.no_grad():
         return torch.cat([model.eval()(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+
+
+def test_a_search_compares_answers_to_texts_of_like_length(tiny_bert, unequal, arguments):
+    """The same answers as without padding, and hardly any of that."""
+    callback = SuperFineTuningCallback(search=PeakSearch(repeats=1, held_out_share=0.5))
+    trainer = text_trainer(tiny_bert, unequal, arguments(max_steps=8, per_device_eval_batch_size=10))
+    trainer.add_callback(callback)
+    widths = []
+
+    def note(model, args, kwargs, output):
+        if not model.training:
+            mask = kwargs["attention_mask"]
+            widths.append((mask.sum().item(), mask.numel()))
+
+    trainer.model.register_forward_hook(note, with_kwargs=True)
+    trainer.train()
+    tokens, work = (sum(column) for column in zip(*widths, strict=True))
+    assert len(widths) == 10 * (1 + len(callback.search_result.trace)) and tokens > 0.85 * work
 
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance"])

@@ -259,7 +259,9 @@ class _Probe:
         self.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.data, self.training_part = data, order[self.held_out :] if len(data) > self.held_out else order
         held_out_rows = order[: self.held_out]
-        if task is not None:  # which may number captions by what is evaluated
+        if task is None:
+            held_out_rows = self._by_length(held_out_rows)
+        else:  # which may number captions by what is evaluated
             self.held_out_data = data.select(held_out_rows)
             task.prepare_evaluation(model, self.held_out_data)
         pieces = -(-self.held_out // min(64, args.eval_batch_size))
@@ -354,6 +356,16 @@ class _Probe:
         """Of the possible answers, in the last dimension."""
         with self._forward():
             return [self.task.logits(self.model, batch)] if self.task else scores_of(self.model, self.model(**batch))
+
+    def _by_length(self, rows: np.ndarray) -> np.ndarray:
+        """The same rows, texts from short to long: else most of the work on a batch would be padding."""
+        lengths = []
+        for row in rows:
+            batch = self.collate([self.data[int(row)]])
+            if "input_ids" not in batch:
+                return rows
+            lengths.append(batch["input_ids"].shape[-1])
+        return rows[np.argsort(lengths, kind="stable")]
 
     def _collate(self, rows: np.ndarray) -> dict[str, Any]:
         batch = self.collate([self.data[int(row)] for row in rows])
