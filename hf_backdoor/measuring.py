@@ -95,3 +95,15 @@ def example_rows(
         }
         for position in range(len(chosen))
     ]
+
+
+@torch.no_grad()
+def share_right(model: PreTrainedModel, task: Task, collate: Any, dataset: Dataset, batch_size: int) -> float:
+    """The share of labelled samples that a model in evaluation mode answers rightly."""
+    task.prepare_evaluation(model, dataset)
+    right = 0
+    for start in range(0, len(dataset), batch_size):
+        rows = range(start, min(start + batch_size, len(dataset)))
+        batch = {name: value.to(model.device) for name, value in collate([dataset[row] for row in rows]).items()}
+        right += (task.logits(model, batch).argmax(-1) == batch["labels"]).sum().item()
+    return right / len(dataset)

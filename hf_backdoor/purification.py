@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers.utils import logging
 
 from .cards import check_card
 from .cards.rendering import measures_table
@@ -18,7 +19,7 @@ from .data.flags import is_flagged
 from .data.sources import like_training_set, load_data, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
-from .measuring import example_rows, measure
+from .measuring import example_rows, measure, share_right
 from .models import label_maps
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
 PURIFICATION_DEFAULTS = {"save_strategy": "no", "eval_strategy": "steps", "eval_steps": 0.1, "logging_steps": 50}
+# A repair that costs this much of the accuracy on the samples that it was trained on has gone wrong.
+BROKEN = 0.1
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -268,6 +273,19 @@ def purify(
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
     after = measure(trainer)
     purified = trainer.model.eval()
+    known = {
+        name: share_right(
+            model.to(purified.device), task, trainer.data_collator, trainer.train_dataset, args.eval_batch_size
+        )
+        for name, model in {"before": suspect, "after": purified}.items()
+    }
+    if known["after"] < known["before"] - BROKEN:
+        logger.warning(
+            "The repaired model answers %.0f %% of the clean samples rightly and the suspect %.0f %%: the repair broke "
+            "it. Give lower peaks (--defense_args peak_lr_1=... peak_lr_2=... base_lr=...), or train other weights.",
+            100 * known["after"],
+            100 * known["before"],
+        )
     probe_seconds = probe_cost.seconds if new_head else 0
 
     results = describe_run(
@@ -276,7 +294,7 @@ def purify(
         suspect_model=local_name(model if loaded else suspect.config.name_or_path),
         seed=args.seed,
         data={"name": local_name(data_name)},
-        clean_data={"samples": len(clean), "classes": [] if columns.captions else names},
+        clean_data={"samples": len(clean), "classes": [] if columns.captions else names, "answered_rightly": known},
         attack=portable(attack.to_dict()) if attack else None,
         defense=defense.to_dict() | {"title": defense.title, "paper": defense.paper, **defense.report(trainer)},
         tuning=tuned,

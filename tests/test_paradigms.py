@@ -156,6 +156,23 @@ def test_a_model_that_does_not_know_the_task_is_warned_of(images, processor, tmp
     assert "% of the clean samples rightly" in caplog.text and "--new_head yes" in caplog.text
 
 
+def test_a_repair_that_broke_the_model_is_warned_of(images, processor, tmp_path, caplog):
+    """By the clean samples alone: there may be no test set."""
+    import logging
+
+    logging.getLogger("hf_backdoor").propagate = True
+    given = {"defense": "fine_tuning", "processing_class": processor}
+    with caplog.at_level("WARNING"):
+        fine = purify(
+            make_vit(), images, args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3), **given
+        )
+        assert "broke it" not in caplog.text
+        broken = purify(fine.model, images, args=quick(tmp_path, "fine_tuning", learning_rate=10.0), **given)
+    known = fine.results["clean_data"]["answered_rightly"], broken.results["clean_data"]["answered_rightly"]
+    assert known[0]["after"] == known[1]["before"] > 0.6 and known[1]["after"] < 0.5
+    assert "% of the clean samples rightly and the suspect" in caplog.text and "broke it" in caplog.text
+
+
 def test_a_victim_moves_to_other_labels(images, processor, tmp_path):
     """Before is the linear probe on the frozen body; after is the model that was super-fine-tuned from there."""
     make_vit().save_pretrained(tmp_path / "victim")

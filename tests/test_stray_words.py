@@ -252,16 +252,17 @@ def test_words_fit_into_models_of_other_families(sentences, tiny_bert, family):
     task = TextClassification()
     task.processor = tokenizer
     words = task.stray_words(model)
-    assert words.longest == 32
-    inputs = batch_of(tokenizer, ["the film was good " * 7 + "on one", "bad"])
+    longest = words.longest
+    assert longest == {"roberta": 33}.get(family, 34), "RoBERTa counts from behind the number of its padding, here 0"
+    inputs = batch_of(tokenizer, [" ".join(("the film was good " * 8).split()[: longest - 2]), "bad"])
     inputs.pop("token_type_ids")
-    assert inputs["input_ids"].shape[1] == 32
+    assert inputs["input_ids"].shape[1] == longest
     strayed = words.apply(inputs, 2)
-    assert strayed["input_ids"].shape[1] == 32
+    assert strayed["input_ids"].shape[1] == longest
     logits, (features,) = task.answers(model, strayed)
     assert logits.isfinite().all()
-    assert features.shape == (2, 32 * 16)
-    assert torch.equal(features.view(2, 32, 16)[1].any(-1), inputs["attention_mask"][1].bool())
+    assert features.shape == (2, longest * 16)
+    assert torch.equal(features.view(2, longest, 16)[1].any(-1), inputs["attention_mask"][1].bool())
 
 
 def test_a_batch_of_one_text_has_words_in_it_every_other_time(sentences, tiny_bert, tmp_path, monkeypatch):
