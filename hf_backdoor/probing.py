@@ -77,9 +77,10 @@ def fit_head(
     probed = head.apply(model)
     below = pooler(model) if task.has_head else None
     parts = [part for part in (below, *map(model.get_submodule, head_modules(model))) if part is not None]
-    modules = [module.requires_grad_(True) for part in parts for module in part.modules()]
-    for module in modules if task.has_head else ():
-        if hasattr(module, "reset_parameters"):
+    modules = [module for part in parts for module in part.modules()]
+    for module in modules:
+        module.requires_grad_(True)  # of the pooler too
+        if task.has_head and hasattr(module, "reset_parameters"):
             module.reset_parameters()
     outputs = model.config.num_labels if task.has_head else getattr(model.config, "projection_dim", None)
     linear = all(module.out_features == outputs for module in modules if isinstance(module, nn.Linear))
