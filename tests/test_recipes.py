@@ -259,10 +259,8 @@ def test_a_small_pair_runs_under_accelerate_as_its_first_lines_say(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((moved / "results.json").read_text())
-    assert results["clean_data"] == {
-        "samples": 100,
-        "classes": content_of(PARADIGMS / "transfer_vit" / "purify_small.yaml")["classes"],
-    }
+    assert results["clean_data"]["samples"] == 100
+    assert results["clean_data"]["classes"] == content_of(PARADIGMS / "transfer_vit" / "purify_small.yaml")["classes"]
     assert results["training"]["processes"] == 1 and results["training"]["new_head_probed_for"] == 10
     # Of 1,000 test images, 200 are shirts, where triggered ones are said to go.
     assert sum(results["suspect"]["triggered_predictions"]) == 800
