@@ -12,7 +12,7 @@ from typing import Any
 from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
 from ..sequela import Measure, load_measure, measure_names
-from .options import AttackOptions, DataOptions, TaskOptions, clean_part, option
+from .options import AttackOptions, DataOptions, TaskOptions, clean_part, option, test_set
 
 
 @dataclass
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
             columns=columns,
             members=members,
             defense_members=defense_members,
-            non_members=pick_split(data, options.test_split, ("test", "validation"), "test_split"),
+            non_members=test_set(data, options.test_split, columns.label, required=True),
             attack=attack,
             seed=options.seed,
             folder=Path(options.work or folder / WORK_FOLDER),
