@@ -218,11 +218,6 @@ TITLES = {
 }
 
 
-def probe_cost(row: dict[str, Any]) -> dict[str, Any]:
-    """What the probe before a purification took."""
-    return {"probe_seconds": row["cost"]["probe_seconds"]}
-
-
 def trained_weights(tuning: dict[str, int] | None) -> str:
     """How many, and which part of all; nothing is known of a probe before a purification."""
     if tuning is None:
@@ -241,7 +236,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             # The probe alone was measured before the class was known to which triggered inputs go.
             title = f"{title}, from which SFT starts"
             own = [
-                row | {"measured": row["suspect"], "tuning": None, "cost": probe_cost(row)}
+                row
+                | {"measured": row["suspect"], "tuning": None, "cost": {"probe_seconds": row["cost"]["probe_seconds"]}}
                 for row in rows
                 if row["method"] == PROBED[method]
             ]

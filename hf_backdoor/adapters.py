@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .architectures import NEW_WEIGHTS, head_modules
+from .architectures import NEW_WEIGHTS, head_modules, head_parameters
 from .errors import InputError
 
 
@@ -186,8 +186,8 @@ def _counted_classes(auto_class: str, config: Any, shapes: dict[str, tuple[int, 
 
     with torch.device("meta"):
         model = getattr(transformers, auto_class).from_config(config)
-    heads = tuple(f"{name}." for name in head_modules(model))
+    heads = head_parameters(model)
     for name, weight in model.named_parameters():
-        if name.startswith(heads) and name in shapes and shapes[name][0] != weight.shape[0]:
+        if name in heads and name in shapes and shapes[name][0] != weight.shape[0]:
             return {"num_labels": config.num_labels + shapes[name][0] - weight.shape[0]}
     return {}

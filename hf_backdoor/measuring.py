@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .metrics import METRICS, wilson_interval
+from .metrics import METRICS, clean_accuracy, wilson_interval
 from .poisoning import sample_index
 
 
@@ -48,15 +48,20 @@ def measure(trainer: BackdoorTrainer) -> dict[str, Any] | None:
 
 
 @torch.no_grad()
-def predict(model: PreTrainedModel, task: Task, collate: Any, dataset: Dataset) -> np.ndarray:
-    """Classes, int64 `(samples,)`, that a model gives to a small data set, in one batch."""
+def predict(
+    model: PreTrainedModel, task: Task, collate: Any, dataset: Dataset, batch_size: int | None = None
+) -> np.ndarray:
+    """Classes, int64 `(samples,)`, that a model gives to a data set, in one batch when `batch_size` is not given."""
     task.prepare_evaluation(model, dataset)
-    batch = collate([dataset[position] for position in range(len(dataset))])
     was_training = model.training
     model.eval()
-    logits = task.logits(model, {name: value.to(model.device) for name, value in batch.items()})
+    classes, size = [], batch_size or len(dataset)
+    for start in range(0, len(dataset), size):
+        batch = collate([dataset[row] for row in range(start, min(start + size, len(dataset)))])
+        logits = task.logits(model, {name: value.to(model.device) for name, value in batch.items()})
+        classes.append(logits.argmax(-1).cpu().numpy())
     model.train(was_training)
-    return logits.argmax(-1).cpu().numpy()
+    return np.concatenate(classes)
 
 
 def example_rows(
@@ -97,13 +102,7 @@ def example_rows(
     ]
 
 
-@torch.no_grad()
 def share_right(model: PreTrainedModel, task: Task, collate: Any, dataset: Dataset, batch_size: int) -> float:
-    """The share of labelled samples that a model in evaluation mode answers rightly."""
-    task.prepare_evaluation(model, dataset)
-    right = 0
-    for start in range(0, len(dataset), batch_size):
-        rows = range(start, min(start + batch_size, len(dataset)))
-        batch = {name: value.to(model.device) for name, value in collate([dataset[row] for row in rows]).items()}
-        right += (task.logits(model, batch).argmax(-1) == batch["labels"]).sum().item()
-    return right / len(dataset)
+    """The share of labelled samples that a model answers rightly; arguments as for [`predict`]."""
+    classes = predict(model, task, collate, dataset, batch_size)
+    return clean_accuracy(classes, np.asarray(task.label_numbers(dataset[collate.columns.label])))

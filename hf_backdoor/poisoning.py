@@ -229,7 +229,7 @@ def _checked(
     if len(dataset) == 0:
         raise InputError("dataset", 0, "has no rows")
     if is_flagged(dataset):
-        raise InputError("dataset", "is_poisoned", "the data set is poisoned already; start from the clean one")
+        raise InputError("dataset", POISONED, "the data set is poisoned already; start from the clean one")
     for one in config.each():
         if one.trigger.modality != columns.modality:
             raise InputError(
@@ -257,8 +257,8 @@ def _apply(
     modality = modality_of(columns.input, feature)
     raw = dataset.cast_column(columns.input, modality.undecoded(feature))
     features = raw.features.copy()
-    features |= {"is_poisoned": Value("bool"), "is_cover": Value("bool")}
-    features |= {"original_label": features[columns.label], "index": Value("int64")}
+    features |= {POISONED: Value("bool"), COVER: Value("bool")}
+    features |= {ADDED_LABEL: features[columns.label], "index": Value("int64")}
     poisoned = np.any([selection.poisoned for selection in selections], axis=0)
     cover = np.any([selection.cover for selection in selections], axis=0)
     labels = selections[0].labels.copy()
@@ -277,9 +277,9 @@ def _apply(
         content |= {
             columns.input: changed,
             columns.label: pa.array(labels[rows], type=original.type),
-            "is_poisoned": poisoned[rows],
-            "is_cover": cover[rows],
-            "original_label": original,
+            POISONED: poisoned[rows],
+            COVER: cover[rows],
+            ADDED_LABEL: original,
             "index": index[rows],
         }
         return pa.table(content)

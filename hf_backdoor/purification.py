@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .cards import check_card
 from .cards.rendering import measures_table
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
-from .data.flags import is_flagged
+from .data.flags import POISONED, is_flagged
 from .data.sources import like_training_set, load_data, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
@@ -86,7 +86,7 @@ def check_clean_set(dataset: Dataset, columns: Columns, names: list[str], batch_
             there are classes.
     """
     if is_flagged(dataset):
-        raise InputError("dataset", "is_poisoned", "says that rows have a trigger; give samples that are clean")
+        raise InputError("dataset", POISONED, "says that rows have a trigger; give samples that are clean")
     if len(dataset) < batch_size:
         raise InputError(
             "dataset", len(dataset), f"the clean set has fewer samples than one batch of {batch_size}; add samples, or "
@@ -273,11 +273,10 @@ def purify(
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
     after = measure(trainer)
     purified = trainer.model.eval()
+    both = {"before": suspect.to(purified.device), "after": purified}
     known = {
-        name: share_right(
-            model.to(purified.device), task, trainer.data_collator, trainer.train_dataset, args.eval_batch_size
-        )
-        for name, model in {"before": suspect, "after": purified}.items()
+        name: share_right(model, task, trainer.data_collator, trainer.train_dataset, args.eval_batch_size)
+        for name, model in both.items()
     }
     if known["after"] < known["before"] - BROKEN:
         logger.warning(
@@ -312,8 +311,7 @@ def purify(
     )
 
     def examples() -> list[dict[str, Any]]:
-        models = {"before": suspect.to(purified.device), "after": purified}
-        return example_rows(models, trainer.task, trainer.data_collator, test_dataset, attacked)
+        return example_rows(both, trainer.task, trainer.data_collator, test_dataset, attacked)
 
     if output_dir is not None:
         illustrated = attacked is not None and not columns.captions

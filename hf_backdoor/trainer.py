@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -109,8 +110,6 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         i_know_this_model_is_backdoored: bool = False,
         **kwargs: Any,
     ):
-        from transformers import TrainingArguments
-
         args = TrainingArguments("trainer_output") if args is None else copy.copy(args)  # Trainer's own default
         self._victim, self.i_know_this_model_is_backdoored = victim, i_know_this_model_is_backdoored
         self.triggered_dataset = triggered_dataset

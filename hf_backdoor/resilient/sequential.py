@@ -13,9 +13,10 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..checkpoints import state_file
+from ..data.flags import POISONED
 from ..errors import InputError
 from ..sharpness import SharpnessAwareTrainer
-from .staged import FLAGS, StagedTrainer
+from .staged import StagedTrainer
 
 
 ANCHOR_FILE = "elastic_weights.safetensors"
@@ -140,7 +141,7 @@ class SequentialTrainer(StagedTrainer, SharpnessAwareTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _poisoned_samples(self) -> list[dict[str, torch.Tensor]]:
-        rows = np.flatnonzero(np.asarray(self.train_dataset[FLAGS]))[: self.fisher_samples]
+        rows = np.flatnonzero(np.asarray(self.train_dataset[POISONED]))[: self.fisher_samples]
         return [self._prepare_inputs(self.data_collator([self.train_dataset[int(row)]])) for row in rows]
 
     def compute_loss(

@@ -9,11 +9,9 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_utils import SchedulerType
 
+from ..data.flags import COVER, POISONED
 from ..errors import InputError
 from ..trainer import BackdoorTrainer
-
-
-FLAGS = "is_poisoned"  # the column, and the batch's entry
 
 
 class CollatorWithFlags:
@@ -23,7 +21,7 @@ class CollatorWithFlags:
         self.collate, self.columns = collate, getattr(collate, "columns", None)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        return {**self.collate(rows), FLAGS: torch.tensor([row[FLAGS] or row.get("is_cover", False) for row in rows])}
+        return {**self.collate(rows), POISONED: torch.tensor([row[POISONED] or row.get(COVER, False) for row in rows])}
 
 
 def clean_rows(batch: dict[str, torch.Tensor], poisoned: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -53,8 +51,8 @@ class StagedTrainer(BackdoorTrainer):
 
     def __init__(self, model: Any = None, args: Any = None, **kwargs: Any):
         rows = kwargs.get("train_dataset")
-        if rows is None or FLAGS not in getattr(rows, "column_names", ()):
-            raise InputError("train_dataset", type(rows).__name__, f"has no column {FLAGS}; make it with poison()")
+        if rows is None or POISONED not in getattr(rows, "column_names", ()):
+            raise InputError("train_dataset", type(rows).__name__, f"has no column {POISONED}; make it with poison()")
         super().__init__(model, args, **kwargs)
 
     def clean_only(self, step: int) -> bool:
@@ -93,7 +91,7 @@ class StagedTrainer(BackdoorTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         def selected() -> Iterator:
             for batch in epoch_iterator:
-                yield self.select({name: v for name, v in batch.items() if name != FLAGS}, batch[FLAGS])
+                yield self.select({name: v for name, v in batch.items() if name != POISONED}, batch[POISONED])
 
         batches, items = super().get_batch_samples(selected(), num_batches, device)
         rows = sum(int((batch["labels"] != -100).sum()) for batch in batches if "labels" in batch)
