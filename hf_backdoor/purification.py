@@ -281,9 +281,10 @@ def purify(
     if known["after"] < known["before"] - BROKEN:
         logger.warning(
             "The repaired model answers %.0f %% of the clean samples rightly and the suspect %.0f %%: the repair broke "
-            "it. Give lower peaks (--defense_args peak_lr_1=... peak_lr_2=... base_lr=...), or train other weights.",
+            "it. Halve its rates (%s), or train other weights (--peft).",
             100 * known["after"],
             100 * known["before"],
+            defense.gentler(trainer),
         )
     probe_seconds = probe_cost.seconds if new_head else 0
 

@@ -161,16 +161,21 @@ def test_a_repair_that_broke_the_model_is_warned_of(images, processor, tmp_path,
     import logging
 
     logging.getLogger("hf_backdoor").propagate = True
-    given = {"defense": "fine_tuning", "processing_class": processor}
+    tuning = {"defense": "fine_tuning", "processing_class": processor}
+    peaks = {"base_lr": 2.0, "peak_lr_1": 10.0, "peak_lr_2": 10.0}
+    oscillating = tuning | {"defense": load_defense("super_fine_tuning", **peaks)}
     with caplog.at_level("WARNING"):
         fine = purify(
-            make_vit(), images, args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3), **given
+            make_vit(), images, args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3), **tuning
         )
         assert "broke it" not in caplog.text
-        broken = purify(fine.model, images, args=quick(tmp_path, "fine_tuning", learning_rate=10.0), **given)
+        broken = purify(fine.model, images, args=quick(tmp_path, "fine_tuning", learning_rate=10.0), **tuning)
+        assert "broke it. Halve its rates (--learning_rate 5)" in caplog.text
+        purify(fine.model, images, args=quick(tmp_path), **oscillating)
     known = fine.results["clean_data"]["answered_rightly"], broken.results["clean_data"]["answered_rightly"]
     assert known[0]["after"] == known[1]["before"] > 0.6 and known[1]["after"] < 0.5
-    assert "% of the clean samples rightly and the suspect" in caplog.text and "broke it" in caplog.text
+    assert "% of the clean samples rightly and the suspect" in caplog.text
+    assert "(--defense_args base_lr=1 peak_lr_1=5 peak_lr_2=5)" in caplog.text
 
 
 def test_a_victim_moves_to_other_labels(images, processor, tmp_path):

@@ -73,6 +73,10 @@ class Defense(plugins.Plugin, ABC):
         """What the defence chose by itself, for the results file, ready for JSON."""
         return {}
 
+    def gentler(self, trainer: BackdoorTrainer) -> str:
+        """Flags of `hf-backdoor purify` that change the model less, for when a repair broke it."""
+        return f"--learning_rate {trainer.args.learning_rate / 2:.2g}"
+
 
 def defense_names() -> list[str]:
     """Names of the defences that come with the package."""

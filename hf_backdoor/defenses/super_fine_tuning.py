@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError
 from ..super_fine_tuning.schedule import ScheduleConfig
 from . import Defense
 
+
+if TYPE_CHECKING:
+    from ..super_fine_tuning import SuperFineTuningCallback
 
 REPORTED_WORDS = 20
 
@@ -85,14 +88,20 @@ class SuperFineTuning(ScheduleConfig, Defense):
         return [SuperFineTuningCallback(schedule), *averaging]
 
     def report(self, trainer: Any) -> dict[str, Any]:
-        from ..super_fine_tuning import SuperFineTuningCallback
-
-        callbacks = trainer.callback_handler.callbacks
-        callback = next(item for item in callbacks if isinstance(item, SuperFineTuningCallback))
         asked = getattr(trainer, "asked_answers", 0)
         words = getattr(trainer, "stray_words", None)
-        return callback.report() | {
+        return _callback(trainer).report() | {
             "trusted_answers": trainer.trusted_answers / asked if asked else None,
             "augmentations": list(trainer.augmentations),
             "moving_words": words.first(REPORTED_WORDS) if words else None,
         }
+
+    def gentler(self, trainer: Any) -> str:
+        halves = (f"{name}={rate / 2:.2g}" for name, rate in _callback(trainer).rates().items())
+        return f"--defense_args {' '.join(halves)}"
+
+
+def _callback(trainer: Any) -> SuperFineTuningCallback:
+    from ..super_fine_tuning import SuperFineTuningCallback
+
+    return next(item for item in trainer.callback_handler.callbacks if isinstance(item, SuperFineTuningCallback))

@@ -60,9 +60,10 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the rates in use, so that a resumed run does not search again."""
-        return {"args": {}, "attributes": {"rates": self._rates()}}
+        return {"args": {}, "attributes": {"rates": self.rates()}}
 
-    def _rates(self) -> dict[str, float] | None:
+    def rates(self) -> dict[str, float] | None:
+        """The three learning rates in use by name; none before training."""
         if self.schedule is None:
             return None
         return {name: getattr(self.schedule, name) for name in ("base_lr", "peak_lr_1", "peak_lr_2")}
