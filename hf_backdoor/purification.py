@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers.utils import logging
 
 from .cards import check_card
 from .cards.rendering import measures_table
@@ -19,12 +18,13 @@ from .data.flags import POISONED, is_flagged
 from .data.sources import like_training_set, load_data, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
-from .measuring import example_rows, measure, share_right
+from .measuring import example_rows, measure
 from .models import label_maps
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
+from .repairing import repair
 from .results import describe_run, local_name, portable
-from .runs import measured_cost, push_run, save_run, train_tuned, training_report
+from .runs import measured_cost, push_run, save_run, training_report
 from .sequela import WORK_FOLDER, Evidence, Measure
 from .sequela_report import SequelaReport
 from .tasks import Task, task_for
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel, TrainingArguments
 
-PURIFICATION_DEFAULTS = {"save_strategy": "no", "eval_strategy": "steps", "eval_steps": 0.1, "logging_steps": 50}
-# A repair that costs this much of the accuracy on the samples that it was trained on has gone wrong.
-BROKEN = 0.1
+    from .trainer import BackdoorTrainer
 
-logger = logging.get_logger(__name__)
+PURIFICATION_DEFAULTS = {"save_strategy": "no", "eval_strategy": "steps", "eval_steps": 0.1, "logging_steps": 50}
 
 
 @dataclass
@@ -237,19 +235,23 @@ def purify(
             defense.check_model(tuning.apply(merged(copy.deepcopy(suspect))))  # else found only after the probe
             suspect = fit_head(suspect, args, clean, task, processing_class, probe_steps, given_columns)
     suspect = suspect.eval()
-    set_seed(args.seed)  # of the weights of an adapter
-    trainer = defense.trainer_class()(
-        tuning.apply(copy.deepcopy(suspect)),
-        args,
-        train_dataset=clean,
-        eval_dataset=test_dataset,
-        triggered_dataset=attacked,
-        processing_class=processing_class,
-        callbacks=defense.callbacks(),
-        task=task,
-        **given_columns,
-        **defense.trainer_kwargs(),
-    )
+
+    def trainer_for(defense: Defense) -> BackdoorTrainer:
+        set_seed(args.seed)  # of the weights of an adapter
+        return defense.trainer_class()(
+            tuning.apply(copy.deepcopy(suspect)),
+            args,
+            train_dataset=clean,
+            eval_dataset=test_dataset,
+            triggered_dataset=attacked,
+            processing_class=processing_class,
+            callbacks=defense.callbacks(),
+            task=task,
+            **given_columns,
+            **defense.trainer_kwargs(),
+        )
+
+    trainer = trainer_for(defense)
 
     def report_on(repaired: PreTrainedModel) -> SequelaReport:
         evidence = Evidence(
@@ -270,22 +272,11 @@ def purify(
 
     report = report_on(trainer.model) if sequela else None  # what cannot be measured is refused before the training
     before = measure(trainer)
-    cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
+    done = repair(suspect, defense, trainer, trainer_for, tuning, base_is_stored=base_is_stored)
+    trainer, defense, cost = done.trainer, done.defense, done.cost
     after = measure(trainer)
     purified = trainer.model.eval()
     both = {"before": suspect.to(purified.device), "after": purified}
-    known = {
-        name: share_right(model, task, trainer.data_collator, trainer.train_dataset, args.eval_batch_size)
-        for name, model in both.items()
-    }
-    if known["after"] < known["before"] - BROKEN:
-        logger.warning(
-            "The repaired model answers %.0f %% of the clean samples rightly and the suspect %.0f %%: the repair broke "
-            "it. Halve its rates (%s), or train other weights (--peft).",
-            100 * known["after"],
-            100 * known["before"],
-            defense.gentler(trainer),
-        )
     probe_seconds = probe_cost.seconds if new_head else 0
 
     results = describe_run(
@@ -294,10 +285,20 @@ def purify(
         suspect_model=local_name(model if loaded else suspect.config.name_or_path),
         seed=args.seed,
         data={"name": local_name(data_name)},
-        clean_data={"samples": len(clean), "classes": [] if columns.captions else names, "answered_rightly": known},
+        clean_data={
+            "samples": len(clean),
+            "classes": [] if columns.captions else names,
+            "answered_rightly": done.answered_rightly,
+        },
         attack=portable(attack.to_dict()) if attack else None,
-        defense=defense.to_dict() | {"title": defense.title, "paper": defense.paper, **defense.report(trainer)},
-        tuning=tuned,
+        defense={
+            **defense.to_dict(),
+            "title": defense.title,
+            "paper": defense.paper,
+            **defense.report(trainer),
+            "given_up": done.given_up,
+        },
+        tuning=done.tuning,
         training=training_report(trainer) | {"new_head_probed_for": probe_steps if new_head else None},
         suspect=before,
         purified=after,

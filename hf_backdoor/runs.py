@@ -38,6 +38,11 @@ class Cost:
     seconds: float = 0.0
     peak_memory_bytes: int | None = None
 
+    def __add__(self, other: Cost) -> Cost:
+        """Of one piece of work after another."""
+        peaks = [cost.peak_memory_bytes for cost in (self, other) if cost.peak_memory_bytes is not None]
+        return Cost(self.seconds + other.seconds, max(peaks, default=None))
+
 
 @contextmanager
 def measured_cost() -> Iterator[Cost]:

@@ -11,8 +11,10 @@ from hf_backdoor import InputError, PoisonConfig, load_defense, load_trigger, pu
 from hf_backdoor.cli import main
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.data.sources import keep_classes
+from hf_backdoor.defenses.super_fine_tuning import SuperFineTuning
 from hf_backdoor.probing import fit_head
 from hf_backdoor.purification import default_arguments
+from hf_backdoor.super_fine_tuning.search import PeakSearch
 from hf_backdoor.tasks import task_named
 from hf_backdoor.tuning import load_tuning
 
@@ -21,6 +23,7 @@ ZERO_SHOT = "zero-shot-image-classification"
 QUADRANTS = ["north west", "north east", "south west", "south east"]
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 ATTACK = PoisonConfig(load_trigger("badnets", size=3), target_label=1)
+RATES = ("base_lr", "peak_lr_1", "peak_lr_2")
 
 
 def quick(tmp_path, defense="super_fine_tuning", **settings):
@@ -157,25 +160,57 @@ def test_a_model_that_does_not_know_the_task_is_warned_of(images, processor, tmp
 
 
 def test_a_repair_that_broke_the_model_is_warned_of(images, processor, tmp_path, caplog):
-    """By the clean samples alone: there may be no test set."""
+    """By the clean samples alone: there may be no test set. At rates of the user's own it is left at that."""
     import logging
 
     logging.getLogger("hf_backdoor").propagate = True
     tuning = {"defense": "fine_tuning", "processing_class": processor}
-    peaks = {"base_lr": 2.0, "peak_lr_1": 10.0, "peak_lr_2": 10.0}
-    oscillating = tuning | {"defense": load_defense("super_fine_tuning", **peaks)}
+    peaks = load_defense("super_fine_tuning", base_lr=2.0, peak_lr_1=10.0, peak_lr_2=10.0)
     with caplog.at_level("WARNING"):
         fine = purify(
             make_vit(), images, args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3), **tuning
         )
-        assert "broke it" not in caplog.text
-        broken = purify(fine.model, images, args=quick(tmp_path, "fine_tuning", learning_rate=10.0), **tuning)
-        assert "broke it. Halve its rates (--learning_rate 5)" in caplog.text
-        purify(fine.model, images, args=quick(tmp_path), **oscillating)
-    known = fine.results["clean_data"]["answered_rightly"], broken.results["clean_data"]["answered_rightly"]
-    assert known[0]["after"] == known[1]["before"] > 0.6 and known[1]["after"] < 0.5
-    assert "% of the clean samples rightly and the suspect" in caplog.text
-    assert "(--defense_args base_lr=1 peak_lr_1=5 peak_lr_2=5)" in caplog.text
+        assert "broke" not in caplog.text
+        tuned = purify(fine.model, images, args=quick(tmp_path, "fine_tuning", learning_rate=10.0), **tuning)
+        broken = purify(fine.model, images, args=quick(tmp_path), **tuning | {"defense": peaks})
+    known = [run.results["clean_data"]["answered_rightly"] for run in (fine, tuned, broken)]
+    assert known[0]["after"] == known[1]["before"] == known[2]["before"] > 0.6
+    assert known[1]["after"] < 0.5 and known[2]["after"] < 0.5
+    assert caplog.text.count("Give lower rates") == 2 and "more gently" not in caplog.text
+    assert broken.results["defense"]["given_up"] == []
+
+
+class Reckless(SuperFineTuning):
+    """Takes the first peak that it tries, the learning rate."""
+
+    def callbacks(self):
+        callback, *others = super().callbacks()
+        callback.search = PeakSearch(max_peaks=1)
+        return [callback, *others]
+
+
+def test_peaks_that_broke_the_model_are_halved(images, processor, tmp_path):
+    """From the suspect anew; what was given up is on the card, and no checkpoint of it is left."""
+    victim = purify(
+        make_vit(), images, defense="fine_tuning", processing_class=processor,
+        args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3),
+    ).model  # fmt: skip
+    defense = Reckless(distillation=False, averaging=False)
+    out = tmp_path / "run"
+    settings = {"learning_rate": 10.0, "save_strategy": "steps", "save_steps": 10, "save_total_limit": 2}
+    done = purify(
+        victim, images, defense=defense, processing_class=processor, output_dir=out, args=quick(out, **settings)
+    )
+    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-24"}
+    (given_up,) = done.results["defense"]["given_up"]
+    found, used = given_up["search"], done.results["defense"]["schedule"]
+    assert given_up["answered_rightly"] < done.results["clean_data"]["answered_rightly"]["before"] - 0.1
+    assert [used[name] for name in RATES] == [found[name] / 2 for name in RATES]
+    halved = SuperFineTuning(**{name: found[name] / 2 for name in RATES}, distillation=False, averaging=False)
+    plain = purify(victim, images, defense=halved, processing_class=processor, args=quick(tmp_path))
+    assert same_weights(done.model, plain.model)
+    card = (out / "README.md").read_text()
+    assert "**Given up:** a first repair with peaks of" in card and "How the peaks were found" in card
 
 
 def test_a_victim_moves_to_other_labels(images, processor, tmp_path):

@@ -73,9 +73,13 @@ class Defense(plugins.Plugin, ABC):
         """What the defence chose by itself, for the results file, ready for JSON."""
         return {}
 
-    def gentler(self, trainer: BackdoorTrainer) -> str:
-        """Flags of `hf-backdoor purify` that change the model less, for when a repair broke it."""
-        return f"--learning_rate {trainer.args.learning_rate / 2:.2g}"
+    def gentler(self, trainer: BackdoorTrainer) -> Defense | None:
+        """What to try instead when this defence broke the model; none where the user decided all that it did.
+
+        Args:
+            trainer: that broke it.
+        """
+        return None
 
 
 def defense_names() -> list[str]:

@@ -96,9 +96,10 @@ class SuperFineTuning(ScheduleConfig, Defense):
             "moving_words": words.first(REPORTED_WORDS) if words else None,
         }
 
-    def gentler(self, trainer: Any) -> str:
-        halves = (f"{name}={rate / 2:.2g}" for name, rate in _callback(trainer).rates().items())
-        return f"--defense_args {' '.join(halves)}"
+    def gentler(self, trainer: Any) -> SuperFineTuning | None:
+        if self.complete:
+            return None
+        return replace(self, **{name: rate / 2 for name, rate in _callback(trainer).rates().items()})
 
 
 def _callback(trainer: Any) -> SuperFineTuningCallback:

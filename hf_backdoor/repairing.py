@@ -1,0 +1,120 @@
+"""Training under a defence, and once more under a gentler one if that broke the model: by the clean samples alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import broadcast_object_list
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from .measuring import share_right
+from .runs import Cost, train_tuned
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .defenses import Defense
+    from .trainer import BackdoorTrainer
+    from .tuning import Tuning
+
+# A repair that costs this much of the accuracy on the samples that it was trained on has gone wrong.
+BROKEN = 0.1
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class Repair:
+    """What was trained.
+
+    Args:
+        trainer ([`~hf_backdoor.trainer.BackdoorTrainer`]): the last one; its model is the repaired one.
+        defense ([`~hf_backdoor.defenses.Defense`]): the last one.
+        cost ([`~hf_backdoor.runs.Cost`]): of everything, without evaluations on the way.
+        tuning (`dict`): which weights were trained, for the results file.
+        answered_rightly (`dict`): share of the clean samples, by the suspect (`before`) and at the end (`after`).
+        given_up (`list` of `dict`): what a defence chose before this one, and the share answered rightly after it.
+    """
+
+    trainer: BackdoorTrainer
+    defense: Defense
+    cost: Cost
+    tuning: dict[str, Any]
+    answered_rightly: dict[str, float]
+    given_up: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def broke(self) -> bool:
+        """Whether it went wrong."""
+        return self.answered_rightly["after"] < self.answered_rightly["before"] - BROKEN
+
+    def in_words(self) -> str:
+        """For a warning."""
+        shares = {name: f"{100 * share:.0f} %" for name, share in self.answered_rightly.items()}
+        return f"it answers {shares['after']} of the clean samples rightly, and the suspect {shares['before']}"
+
+
+def repair(
+    suspect: PreTrainedModel,
+    defense: Defense,
+    trainer: BackdoorTrainer,
+    trainer_for: Callable[[Defense], BackdoorTrainer],
+    tuning: Tuning,
+    *,
+    base_is_stored: bool,
+) -> Repair:
+    """Trains; where that broke the model and the defence knows something gentler, that is done to the suspect instead.
+
+    Args:
+        suspect: to compare with.
+        defense: under which is trained.
+        trainer: from `trainer_for`, for this defence.
+        trainer_for: makes the Trainer of a defence, from the suspect's weights.
+        tuning: which weights are trained.
+        base_is_stored: see [`~hf_backdoor.tuning.Tuning.finish`].
+    """
+
+    def trained(defense: Defense, trainer: BackdoorTrainer) -> Repair:
+        cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
+        return Repair(trainer, defense, cost, tuned, _answered_rightly(suspect, trainer))
+
+    done = trained(defense, trainer)
+    gentler = defense.gentler(trainer) if done.broke else None
+    if gentler is not None:
+        logger.warning("The repair broke the model: %s. Again from the suspect, more gently.", done.in_words())
+        _remove_checkpoints(trainer)
+        again = trainer_for(gentler)
+        again.args.resume_from_checkpoint = None
+        given_up = defense.report(trainer) | {"answered_rightly": done.answered_rightly["after"]}
+        spent, done = done.cost, trained(gentler, again)
+        done.cost, done.given_up = spent + done.cost, [given_up]
+    if done.broke:
+        logger.warning(
+            "The repair broke the model: %s. Give lower rates, or train other weights (--peft).", done.in_words()
+        )
+    return done
+
+
+def _answered_rightly(suspect: PreTrainedModel, trainer: BackdoorTrainer) -> dict[str, float]:
+    """By both models, the same in all processes."""
+    models = {"before": suspect.to(trainer.model.device), "after": trainer.model}
+    size = trainer.args.eval_batch_size
+    shares = {
+        name: share_right(model, trainer.task, trainer.data_collator, trainer.train_dataset, size)
+        for name, model in models.items()
+    }
+    return broadcast_object_list([shares])[0]
+
+
+def _remove_checkpoints(trainer: BackdoorTrainer) -> None:
+    """Of a repair that is given up: the next would be resumed from them."""
+    if trainer.is_world_process_zero() and trainer.args.save_strategy != "no":
+        for path in Path(trainer.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(path)
+    trainer.accelerator.wait_for_everyone()
