@@ -123,14 +123,19 @@ def check_head(model: PreTrainedModel, names: list[str]) -> None:
         names: class names of the data set, in the order of their numbers.
 
     Raises:
-        InputError: it gives no class, or the numbers of classes differ, or the names are the same, whatever their case,
-            in another order.
+        InputError: it gives no class, or its classes are not numbered from 0, or the numbers of classes differ, or the
+            names are the same, whatever their case, in another order.
     """
     kind = getattr(model.config, "problem_type", None)
     if kind not in (None, SINGLE_LABEL):
         raise InputError(
             "model", model.config.name_or_path, f"was made for {kind.replace('_', ' ')} (problem_type in its "
             "config.json), and not for one class each; give it a new head (--new_head yes)"
+        )  # fmt: skip
+    if sorted(model.config.id2label) != list(range(model.config.num_labels)):
+        raise InputError(
+            "model", model.config.name_or_path, f"numbers its classes {', '.join(map(str, model.config.id2label))} "
+            "(id2label in its config.json), and not from 0 as its head does; mend the numbers there"
         )  # fmt: skip
     own = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
     if len(own) != len(names):

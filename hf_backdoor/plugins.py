@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import sys
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -89,6 +90,26 @@ def find(
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, base) and member.__module__ == module.__name__ and not inspect.isabstract(member)
     )
+
+
+def check_stored(name: str, field: str) -> None:
+    """Whether a name that stands in a file may be looked up: what is written there must not choose what is imported.
+
+    A class of the user's own may be, once its module has been imported for another reason.
+
+    Args:
+        name (`str`): as [`find`] takes it.
+        field (`str`): the user's name for this choice.
+
+    Raises:
+        InputError: that would import a module from outside the package.
+    """
+    module, colon, _ = name.partition(":")
+    if colon and module not in sys.modules:
+        raise InputError(
+            field, name, "is code from outside hf_backdoor that a file names, which is not imported for that alone; if "
+            f"you trust it, give it yourself, as --{field} {name} with its settings"
+        )  # fmt: skip
 
 
 def source_files(path: Path) -> tuple[Path, ...]:

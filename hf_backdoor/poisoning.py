@@ -15,7 +15,7 @@ from .data.flags import COVER, MARK, POISONED, is_flagged
 from .data.targets import targets_of
 from .errors import InputError
 from .modalities import modality_of
-from .plugins import source_files
+from .plugins import check_stored, source_files
 from .randomness import scramble
 from .samplers import Sampler, load_sampler
 from .samplers.random import RandomSampler
@@ -96,15 +96,18 @@ class PoisonConfig:
         """Restores a configuration.
 
         Raises:
-            InputError: it was made by another version of the configuration or of the trigger.
+            InputError: it was made by another version of the configuration or of the trigger; or it names a trigger or
+                sampler from outside the package that has not been imported, see [`~hf_backdoor.plugins.check_stored`].
         """
         settings = {name: value for name, value in stored.items() if name != "training"}
         of_trigger = dict(settings.pop("trigger"))
         version, trigger_version = settings.pop("version"), of_trigger.pop("version")
+        check_stored(of_trigger["name"], "attack")
         trigger = load_trigger(of_trigger.pop("name"), **of_trigger)
         if (version, trigger_version) != (cls.VERSION, trigger.version):
             raise InputError("poison", stored, "was written by another version of hf_backdoor; poison the data again")
         of_sampler = dict(settings.pop("sampler", {"name": "random"}))
+        check_stored(of_sampler["name"], "sampler")
         sampler = load_sampler(of_sampler.pop("name"), **of_sampler)
         also = tuple(cls.from_dict(other) for other in settings.pop("also", []))
         return cls(trigger=trigger, sampler=sampler, also=also, **settings)

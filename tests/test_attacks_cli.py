@@ -2,12 +2,13 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 from datasets import load_dataset
 
-from hf_backdoor import from_arrays, load_attack, load_trigger, plugins
+from hf_backdoor import InputError, PoisonConfig, from_arrays, load_attack, load_trigger, plugins
 from hf_backdoor.attacks import attack_names
 from hf_backdoor.catalog import catalog
 from hf_backdoor.cli import main
@@ -155,6 +156,28 @@ def test_what_an_attack_is_taken_from_is_checked(folders, poisoned_folder, tmp_p
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_a_file_does_not_choose_what_code_is_imported(folders, poisoned_folder, tmp_path, capsys, monkeypatch):
+    """An attack of one's own works where one names it oneself, on the command line or by an import."""
+    code = "import hf_backdoor.triggers.badnets as badnets\n\n\nclass Mine(badnets.BadNets):\n    pass\n"
+    (tmp_path / "stranger.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    stored = json.loads((poisoned_folder / "poison.json").read_text())
+    stored["trigger"]["name"] = "stranger:Mine"
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "poison.json").write_text(json.dumps(stored))
+    poison = ["poison", "--dataset", str(folders / "image.parquet"), "--output", str(tmp_path / "out")]
+    assert main([*poison, "--attack_from", str(tmp_path / "strange")]) == 2
+    assert "--attack stranger:Mine" in capsys.readouterr().err
+    assert "stranger" not in sys.modules and not (tmp_path / "out").exists()
+    stored["trigger"]["name"], stored["sampler"]["name"] = "badnets", "stranger:Mine"
+    with pytest.raises(InputError, match="--sampler stranger:Mine"):
+        PoisonConfig.from_dict(stored)
+
+    assert main([*poison, "--attack", "stranger:Mine"]) == 0
+    assert main([*poison, "--attack_from", str(tmp_path / "out"), "--overwrite"]) == 0, "it has been imported"
+    monkeypatch.delitem(sys.modules, "stranger")
 
 
 def test_a_field_for_numbers_and_names_takes_both():

@@ -60,6 +60,13 @@ def test_a_head_with_the_same_names_in_another_order_is_refused_whatever_their_c
         check_head(make_vit(classes=("a", "A")), ["A", "a"])
 
 
+def test_a_head_whose_classes_are_not_numbered_from_0_is_refused():
+    model = make_vit(classes=("bad", "good"))
+    model.config.id2label = {1: "bad", 2: "good"}
+    with pytest.raises(InputError, match="numbers its classes 1, 2 .* and not from 0"):
+        check_head(model, ["bad", "good"])
+
+
 def test_a_head_with_other_names_is_warned_of(caplog):
     with caplog.at_level("WARNING"):
         for names in (["negative", "positive"], ["0", "1"]):
