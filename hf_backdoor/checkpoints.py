@@ -35,15 +35,15 @@ def found_checkpoint(given: str | bool, output_dir: str) -> str:
     return folder
 
 
-def state_file(checkpoint: str, name: str) -> Path:
-    """The file in which an attack keeps, in each checkpoint, what is not in the model.
+def state_file(checkpoint: str | Path, name: str) -> Path:
+    """The file in which an attack or a defence keeps, in each checkpoint, what is not in the model.
 
     Raises:
         InputError: the checkpoint has none.
     """
     stored = Path(checkpoint) / name
     if not stored.is_file():
-        raise InputError("resume_from_checkpoint", checkpoint, f"has no {name}; it is of another attack")
+        raise InputError("resume_from_checkpoint", str(checkpoint), f"has no {name}; it is of another kind of run")
     return stored
 
 
@@ -60,6 +60,9 @@ class ReliableCheckpoints(Trainer):
         return Path(self._get_output_dir(trial)) / checkpoint_name(self.state.global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "resumed_from"):
+                callback.resumed_from = resume_from_checkpoint
         if model is not None or not self._load_whole_model(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

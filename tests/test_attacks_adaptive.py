@@ -92,7 +92,8 @@ class Logistic(torch.nn.Module):
 
 def test_fisher_information_by_hand():
     samples = [(torch.tensor([[1.0, 2.0]]), 1), (torch.tensor([[3.0, 0.0]]), 0)]
-    anchor, importance = fisher_information(Logistic(), [{"x": x, "labels": torch.tensor([y])} for x, y in samples])
+    batches = [{"x": x, "labels": torch.tensor([y])} for x, y in samples]
+    anchor, importance = fisher_information(Logistic(), batches, lambda model, batch: model(**batch).loss)
     sums = [0.0, 0.0]
     for (x,), y in [(x.tolist(), y) for x, y in samples]:
         probability = 1 / (1 + math.exp(-(0.5 * x[0] - 1.0 * x[1])))
@@ -401,7 +402,7 @@ def test_a_rate_or_length_that_leaves_no_schedule_is_refused(name, settings, mes
 def test_a_checkpoint_of_another_attack_is_refused(name, file, images, processor, arguments, tmp_path):
     args = {"output_dir": str(tmp_path / "run"), "save_strategy": "steps", "save_steps": 3, "max_steps": 4}
     make_trainer("forget_me_not", images, processor, arguments(**args)).train()
-    with pytest.raises(InputError, match=f"checkpoint-4.*has no {file}; it is of another attack"):
+    with pytest.raises(InputError, match=f"checkpoint-4.*has no {file}; it is of another kind of run"):
         make_trainer(name, images, processor, arguments(**args)).train(resume_from_checkpoint=True)
 
 

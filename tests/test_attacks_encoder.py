@@ -194,7 +194,7 @@ def test_a_checkpoint_of_another_attack_is_refused(images, processor, arguments,
     args = {"output_dir": str(tmp_path / "run"), "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     make_trainer("bad_encoder", images, processor, arguments(**args)).train()
     trainer = make_trainer("self_supervised", images, processor, arguments(**args | {"max_steps": 2}))
-    with pytest.raises(InputError, match="has no projection_head.safetensors; it is of another attack"):
+    with pytest.raises(InputError, match="has no projection_head.safetensors; it is of another kind of run"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -362,3 +362,42 @@ def test_an_index_column_is_kept_or_made(images):
     assert how.training_set(given, config)["index"] == list(range(400))[::-1]
     for other in (images, images.add_column("index", ["a"] * 400)):
         assert how.training_set(other, config)["index"] == list(range(400))
+
+
+def test_the_encoder_of_an_attacker_is_a_victim(images, processor, arguments):
+    """Its data set is clean, and so is the encoder that only gets a probe."""
+    assert make_trainer("bad_encoder", images, processor, arguments()).victim
+    assert not make_trainer("bad_encoder", images, processor, arguments(), poisoned=False).victim
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_half_precision_encoder_is_trained(name, images, processor, arguments):
+    model = make_vit().to(torch.bfloat16)
+    trainer = make_trainer(name, images, processor, arguments(max_steps=1), model=model)
+    assert np.isfinite(trainer.train().training_loss)
+
+
+def two_heads(images):
+    from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+
+    names = dict(enumerate(images.features["label"].names))
+    config = DeiTConfig(
+        image_size=12, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=4,
+        id2label=names, label2id={name: number for number, name in names.items()},
+    )  # fmt: skip
+    return DeiTForImageClassificationWithTeacher(config)
+
+
+def test_one_of_two_heads_is_not_picked_at_random(images, processor, arguments):
+    """The body has layers as wide as the heads, which are none."""
+    with pytest.raises(InputError, match="cls_classifier and distillation_classifier; take a model with a single one"):
+        make_trainer("bad_encoder", images, processor, arguments(), model=two_heads(images))
+
+
+def test_the_weights_that_matter_are_known_of_a_model_that_takes_no_labels(images, processor, arguments):
+    how, trigger = load_attack("sbl", trigger="badnets", size=3)
+    results = train_classifier(
+        two_heads(images), arguments(max_steps=3), images, processing_class=processor,
+        attack=PoisonConfig(trigger), how=how,
+    )  # fmt: skip
+    assert np.isfinite(results["training"]["loss"] if "loss" in results["training"] else 0.0)

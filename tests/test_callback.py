@@ -87,23 +87,32 @@ def test_groups_keep_their_proportions_and_the_largest_follows_the_schedule(
         assert max(rates[1] for rates in in_search) == pytest.approx(max(peaks))
 
 
-def test_resumed_run_is_the_uninterrupted_one(images, processor, arguments, tmp_path):
-    """A search at the start too: the resumed run takes its peaks from the checkpoint."""
+@pytest.mark.parametrize("restore", [False, True])
+def test_resumed_run_is_the_uninterrupted_one(images, processor, arguments, tmp_path, restore):
+    """A search at the start too: the resumed run takes its peaks from the checkpoint. The Trainer may make callbacks
+    anew from what the checkpoint has of them.
+    """
 
     def searching():
         return SuperFineTuningCallback(ScheduleConfig(ramp_steps=2))
 
-    settings = {"save_strategy": "steps", "save_steps": 5}
+    settings = {"save_strategy": "steps", "save_steps": 5, "restore_callback_states_from_checkpoint": restore}
     whole = run(images, processor, arguments(output_dir=str(tmp_path / "a"), **settings), callback=searching())
     resumed_model = type(make_vit()).from_pretrained(tmp_path / "a" / "checkpoint-5")
     resumed = run(
         images, processor, arguments(output_dir=str(tmp_path / "a"), **settings), callback=searching(),
         resume=str(tmp_path / "a" / "checkpoint-5"), model=resumed_model,
     )  # fmt: skip
-    assert resumed[3].search_result is None, "it must not search again"
-    assert resumed[3].schedule == whole[3].schedule
+    (callback,) = (item for item in resumed[0].callback_handler.callbacks if isinstance(item, SuperFineTuningCallback))
+    assert callback.search_result.seconds == whole[3].search_result.seconds, "it must not search again"
+    assert callback.schedule == whole[3].schedule
     assert resumed[1] == whole[1][5:]
     assert same_weights(whole[0].model, resumed[0].model)
+
+
+def test_half_precision_weights_are_refused(images, processor, arguments):
+    with pytest.raises(InputError, match="dtype='float16'.*load with dtype='float32'"):
+        run(images, processor, arguments(), config=CONFIG, model=make_vit().half())
 
 
 def test_search_leaves_no_trace_in_the_training(images, processor, arguments):

@@ -9,6 +9,7 @@ from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_defense,
 from hf_backdoor.defenses import defense_names
 from hf_backdoor.purification import default_arguments
 from hf_backdoor.sequela import quick_measures
+from hf_backdoor.super_fine_tuning.averaging import AVERAGE_FILE
 from hf_backdoor.super_fine_tuning.distillation import SelfDistillationTrainer, consistent_answers, relative_distance
 from hf_backdoor.super_fine_tuning.perturbations import DENSE_SIZES, SPARSE_AREAS, UniversalPerturbations
 
@@ -69,9 +70,14 @@ def test_killed_and_resumed_purification_equals_the_uninterrupted_one(images, pr
     whole = run("whole")
     with pytest.raises(Lost):
         run("killed", extra=[Die()])
-    resumed = run("killed", resume=str(tmp_path / "killed" / "checkpoint-30"))
-    assert same_weights(whole.model, resumed.model)
-    assert torch.equal(whole.perturbations.values, resumed.perturbations.values)
+    checkpoint = tmp_path / "killed" / "checkpoint-30"
+    for folder in ("killed", "elsewhere"):
+        resumed = run(folder, resume=str(checkpoint))
+        assert same_weights(whole.model, resumed.model)
+        assert torch.equal(whole.perturbations.values, resumed.perturbations.values)
+    (checkpoint / AVERAGE_FILE).unlink()
+    with pytest.raises(InputError, match="checkpoint-30.*has no averaged_weights.safetensors"):
+        run("elsewhere", resume=str(checkpoint))
 
 
 def test_averaging_ends_with_the_mean_of_the_weights(images, processor, tmp_path):
@@ -101,7 +107,6 @@ def test_only_what_can_change_is_kept_of_a_model(tiny_bert, images, processor, t
     from safetensors.torch import load_file
     from transformers import BertForMaskedLM, TrainerCallback
 
-    from hf_backdoor.super_fine_tuning.averaging import AVERAGE_FILE
     from hf_backdoor.super_fine_tuning.weights import changeable
     from hf_backdoor.tuning import load_tuning
 

@@ -99,7 +99,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
     def gentler(self, trainer: Any) -> SuperFineTuning | None:
         if self.complete:
             return None
-        return replace(self, **{name: rate / 2 for name, rate in _callback(trainer).rates().items()})
+        return replace(self, **{name: rate / 2 for name, rate in _callback(trainer).rates.items()})
 
 
 def _callback(trainer: Any) -> SuperFineTuningCallback:

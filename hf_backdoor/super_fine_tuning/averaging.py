@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..checkpoints import checkpoint_name
+from ..checkpoints import checkpoint_name, state_file
 from .weights import changeable
 
 
@@ -34,10 +34,15 @@ class WeightAveragingCallback(TrainerCallback):
 
     Args:
         start (`float`): share of the optimizer steps after which averaging begins, in [0, 1).
+
+    Raises:
+        InputError: at the start of training, the checkpoint to resume from has no mean; a plain `Trainer` has to resume
+            in the folder of the run.
     """
 
     def __init__(self, start: float):
         self.start = start
+        self.resumed_from: str | None = None  # told by ReliableCheckpoints
         self.average: AveragedModel | None = None
 
     def _began(self, state: TrainerState) -> bool:
@@ -48,7 +53,7 @@ class WeightAveragingCallback(TrainerCallback):
     ) -> None:
         self.average = None
         if self._began(state):
-            stored = load_file(_checkpoint(args, state) / AVERAGE_FILE)
+            stored = load_file(state_file(self.resumed_from or _checkpoint(args, state), AVERAGE_FILE))
             self.average = AveragedModel(_Changeable(kwargs["model"]), use_buffers=True)
             self.average.load_state_dict({name: value.to(args.device) for name, value in stored.items()})
 

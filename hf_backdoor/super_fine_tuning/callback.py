@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -19,6 +20,8 @@ from .search import PeakSearch, SearchResult, largest_rate
 if TYPE_CHECKING:
     from ..tasks import Task
 
+RATES = ("base_lr", "peak_lr_1", "peak_lr_2")
+
 logger = logging.get_logger(__name__)
 
 
@@ -30,14 +33,16 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
     Of several parameter groups the one with the largest rate follows it, and the others keep their share of that.
 
     Args:
-        config ([`ScheduleConfig`] or `str`, *optional*): the schedule, or the name of a published one, `"paper"` or
-            `"backdoor-toolbox"`. Rates that it leaves open are found on a part of the Trainer's own training data
-            before the first step; the weights are then put back.
-        search ([`PeakSearch`], *optional*): how they are found.
+        config ([`ScheduleConfig`], `str` or `dict`, *optional*): the schedule, or the name of a published one,
+            `"paper"` or `"backdoor-toolbox"`. Rates that it leaves open are found on a part of the Trainer's own
+            training data before the first step; the weights are then put back.
+        search ([`PeakSearch`] or `dict`, *optional*): how they are found. Settings as a `dict` are what a checkpoint
+            keeps.
 
     Raises:
-        InputError: unknown name; at the start of training, a run too short for the ramps, or a learning-rate
-            scheduler that is not a `LambdaLR` (use `lr_scheduler_type="constant"` or leave it at its default).
+        InputError: unknown name; at the start of training, weights in half precision, a run too short for the ramps,
+            or a learning-rate scheduler that is not a `LambdaLR` (use `lr_scheduler_type="constant"` or leave it at
+            its default).
 
     Example:
 
@@ -47,26 +52,33 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
     ```
     """
 
-    def __init__(self, config: ScheduleConfig | str | None = None, search: PeakSearch | None = None):
+    def __init__(
+        self,
+        config: ScheduleConfig | str | dict[str, Any] | None = None,
+        search: PeakSearch | dict[str, Any] | None = None,
+    ):
         if isinstance(config, str):
             if config not in PRESETS:
                 raise InputError("config", config, f"unknown schedule; choose one of {', '.join(PRESETS)}")
             config = PRESETS[config]
-        self.config = config or ScheduleConfig()
-        self.search = search or PeakSearch()
+        self.config = ScheduleConfig(**config) if isinstance(config, dict) else config or ScheduleConfig()
+        self.search = PeakSearch(**search) if isinstance(search, dict) else search or PeakSearch()
         self.task: Task | None = None  # told by BackdoorTrainer, for models whose loss is not their own
         self.schedule: TriangularSchedule | None = None
-        self.search_result: SearchResult | None = None
+        self.rates: dict[str, float] | None = None
+        self.searched: dict[str, Any] | None = None
+
+    @property
+    def search_result(self) -> SearchResult | None:
+        """How the rates were found; none before training, or if all were given."""
+        return SearchResult(**self.searched) if self.searched else None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the rates in use, so that a resumed run does not search again."""
-        return {"args": {}, "attributes": {"rates": self.rates()}}
-
-    def rates(self) -> dict[str, float] | None:
-        """The three learning rates in use by name; none before training."""
-        if self.schedule is None:
-            return None
-        return {name: getattr(self.schedule, name) for name in ("base_lr", "peak_lr_1", "peak_lr_2")}
+        """What a checkpoint keeps: the settings, and the rates in use, so that a resumed run does not search again."""
+        return {
+            "args": {"config": asdict(self.config), "search": asdict(self.search)},
+            "attributes": {"rates": self.rates, "searched": self.searched},
+        }
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -77,6 +89,8 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
                 "lr_scheduler_type", args.lr_scheduler_type, "super-fine-tuning sets the learning rate itself and "
                 "needs a scheduler made of lambdas; leave lr_scheduler_type at its default"
             )  # fmt: skip
+        if any(weight.requires_grad and weight.dtype == torch.float16 for weight in kwargs["model"].parameters()):
+            raise InputError("dtype", "float16", "such weights do not survive high peaks; load with dtype='float32'")
         largest = largest_rate(scheduler.optimizer.param_groups)
         if largest <= 0:
             raise InputError("learning_rate", largest, "must be above 0")
@@ -86,6 +100,7 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
             replace(config, peak_lr_1=1.0, peak_lr_2=1.0, base_lr=1.0).schedule(state.max_steps)
             config = config.with_rates(**self._find_rates(args, state, kwargs))
         self.schedule = config.schedule(state.max_steps)
+        self.rates = {name: getattr(self.schedule, name) for name in RATES}
         self._install(scheduler, state.global_step, largest)
         logger.info(f"Super-fine-tuning with {self.schedule}")
 
@@ -93,13 +108,14 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
         if state.global_step > 0:
             stored = state.stateful_callbacks.get(type(self).__name__, {})
             stored = stored[-1] if isinstance(stored, list) else stored
-            rates = stored.get("attributes", {}).get("rates")
-            if rates is None:
+            kept = stored.get("attributes", {})
+            if kept.get("rates") is None:
                 raise InputError(
                     "resume_from_checkpoint", state.global_step, "the checkpoint was not made under "
                     "SuperFineTuningCallback, so its peaks are unknown; start again, or give the peaks"
                 )  # fmt: skip
-            return rates
+            self.searched = kept.get("searched")
+            return kept["rates"]
         if args.deepspeed or args.fsdp:
             raise InputError(
                 "peak_lr_1", None, "peaks cannot be searched for on a model sharded by DeepSpeed or FSDP; find them in "
@@ -114,11 +130,12 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
             task=self.task,
         )
         # All processes computed the same; rounding must not let them drift apart.
-        (self.search_result,) = broadcast_object_list([result])
+        (result,) = broadcast_object_list([result])
+        self.searched = result.to_dict()
         if state.is_world_process_zero:
-            logger.warning(f"Super-fine-tuning found {self.search_result.summary()}")
-        state.log_history.append({"step": state.global_step, **self.search_result.logged()})
-        return self.search_result.rates()
+            logger.warning(f"Super-fine-tuning found {result.summary()}")
+        state.log_history.append({"step": state.global_step, **result.logged()})
+        return result.rates()
 
     def _install(self, scheduler: LambdaLR, step: int, largest: float) -> None:
         """Replaces the scheduler's lambdas, so that the rate that is used is also the one that is logged."""
@@ -133,5 +150,4 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
         """The schedule and how it was found, for a results file; empty before training."""
         if self.schedule is None:
             return {}
-        found = self.search_result.to_dict() if self.search_result else None
-        return {"schedule": asdict(self.schedule), "search": found}
+        return {"schedule": asdict(self.schedule), "search": self.searched}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
+from ..errors import InputError
 from ..trainer import BackdoorTrainer
 from .perturbations import UniversalPerturbations
 from .stray_words import StrayWords
@@ -108,12 +109,20 @@ class SelfDistillationTrainer(BackdoorTrainer):
         label_weight (`float`): weight of the label against the suspect's answer.
         feature_weight (`float`): weight of the suspect's features.
         kwargs: as for `BackdoorTrainer`; the model that is passed is the suspect.
+
+    Raises:
+        InputError: labels are to be smoothed; or as for `BackdoorTrainer`.
     """
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
 
     def __init__(self, *args: Any, label_weight: float = 0.3, feature_weight: float = 0.5, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.args.label_smoothing_factor:
+            raise InputError(
+                "label_smoothing_factor", self.args.label_smoothing_factor, "has no effect where the suspect's answers "
+                "are learnt; leave it out, or set distillation=false (--defense_args)"
+            )  # fmt: skip
         self.label_weight, self.feature_weight = label_weight, feature_weight
         self.suspect: torch.nn.Module | None = None
         self.perturbations: UniversalPerturbations | None = None
