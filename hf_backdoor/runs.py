@@ -78,6 +78,7 @@ def _resident_peak() -> int | None:
 def training_report(trainer: BackdoorTrainer) -> dict[str, Any]:
     """How a trainer trained, for the results file."""
     args = trainer.args
+    resumed = args.resume_from_checkpoint
     return {
         "steps": trainer.state.max_steps,
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -86,6 +87,7 @@ def training_report(trainer: BackdoorTrainer) -> dict[str, Any]:
         "learning_rate": args.learning_rate,
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
+        "resumed_from": Path(resumed).name if resumed else None,  # then the cost is of what came after it
     }
 
 

@@ -317,6 +317,7 @@ def test_training_goes_on_from_the_last_checkpoint(data, tmp_path):
     assert run(*arguments, "--max_steps", 6, "--resume_from_checkpoint", "last") == 0
     assert saved.stat().st_mtime_ns == before, "its steps were not done again"
     assert (tmp_path / "out" / "checkpoint-6").is_dir()
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["training"]["resumed_from"] == "checkpoint-4"
 
 
 def test_unknown_command(capsys):
