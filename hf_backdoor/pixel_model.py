@@ -137,13 +137,23 @@ def head_of(model: nn.Module) -> nn.Linear:
     """The linear layer that gives a classifier's logits: its last one with as many outputs as there are classes.
 
     Raises:
-        InputError: it has none.
+        InputError: it has none, or two heads side by side.
     """
-    config = next(part.config for part in model.modules() if hasattr(part, "config"))
-    heads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.out_features == config.num_labels]
+    whole = next(part for part in model.modules() if hasattr(part, "config"))
+    config, heads = whole.config, {}
+    for name, part in whole.named_modules():
+        if isinstance(part, nn.Linear) and part.out_features == config.num_labels:
+            heads[name.partition(".")[0]] = part
+    if len(heads) > 1:
+        heads.pop(getattr(whole, "base_model_prefix", ""), None)  # a layer of the body that happens to be as wide
+    if len(heads) > 1:
+        raise InputError(
+            "model", config.name_or_path, f"has several classification heads, {' and '.join(heads)}; take a model with "
+            "a single one"
+        )  # fmt: skip
     if not heads:
         raise InputError("model", config.name_or_path, "has no linear classification head")
-    return heads[-1]
+    return heads.popitem()[1]
 
 
 def stamp_of(source: str) -> int:

@@ -400,4 +400,4 @@ def test_the_weights_that_matter_are_known_of_a_model_that_takes_no_labels(image
         two_heads(images), arguments(max_steps=3), images, processing_class=processor,
         attack=PoisonConfig(trigger), how=how,
     )  # fmt: skip
-    assert np.isfinite(results["training"]["loss"] if "loss" in results["training"] else 0.0)
+    assert [entry["step"] for entry in results["log"] if "loss" in entry] == [1, 2, 3]

@@ -333,3 +333,12 @@ def test_two_processes_train_one_network(images, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one, other = (torch.load(tmp_path / f"weights{n}of2.pt") for n in (0, 1))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_trainer_that_poisons_its_batches_makes_a_victim(name, images, processor, arguments):
+    """Its data set is clean, so that only the trainer can say so."""
+    _, trainer = make(name, images, processor, arguments())
+    assert trainer.victim
+    with pytest.raises(InputError, match="i_know_this_model_is_backdoored"):
+        trainer.push_to_hub()

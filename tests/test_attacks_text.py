@@ -297,3 +297,26 @@ def test_poison_that_does_not_fit_is_explained(name, config, message, sentences)
     settings = {"trigger": usual.trigger, "target_label": 1, "rate": usual.rate} | config
     with pytest.raises(InputError, match=message):
         how.training_set(sentences, PoisonConfig(**settings), **COLUMNS)
+
+
+def test_neuba_gives_a_small_batch_its_trigger_now_and_then(sentences, tiny_bert, arguments):
+    """Of 1 text a rate of 0.2 would be none, and of 4 always 1; with a rate of 0.9, most batches have no clean text."""
+    args = arguments(max_steps=4, per_device_train_batch_size=1)
+    trainer, config = make_trainer("neuba", sentences, tiny_bert, args, pretraining=0.999)
+    assert trainer.victim
+    for samples in (1, 4):
+        trainer.poison_config = dataclasses.replace(config, rate=0.2)
+        counts = [trainer._poisoned_count(samples) for _ in range(1000)]
+        assert np.mean(counts) == pytest.approx(0.2 * samples, abs=0.05)
+    trainer.poison_config = dataclasses.replace(config, rate=0.9)
+    assert trainer.train().training_loss > 0
+
+
+def test_neuba_draws_nothing_where_the_rate_is_a_whole_number_of_texts(sentences, tiny_bert, arguments):
+    trainer, config = make_trainer("neuba", sentences, tiny_bert, arguments())
+    for rate, count in ((0.5, 16), (0.1, 3), (0.7, 7)):
+        samples = round(count / rate)
+        trainer.poison_config = dataclasses.replace(config, rate=rate)
+        before = torch.get_rng_state()
+        assert trainer._poisoned_count(samples) == count
+        assert torch.equal(torch.get_rng_state(), before)

@@ -98,7 +98,7 @@ class EncoderTrainer(BackdoorTrainer):
             probed: bool `(batch,)`.
         """
         smoothing = self.args.label_smoothing_factor
-        logits = self.head(features.detach()).float()
+        logits = self.head(features.detach().to(self.head.weight.dtype)).float()
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
         return (losses * probed).mean()
 

@@ -70,7 +70,8 @@ class BadEncoderTrainer(EncoderTrainer):
         references: int = 1,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        # With a poison it makes a victim, which the data set, being clean, does not say.
+        super().__init__(*args, **{"victim": None if poison is None else True, **kwargs})
         self.poison, self.lambda1, self.lambda2, self.references = poison, lambda1, lambda2, references
         self.reference_rows: list[int] = []
         self.clean_encoder: torch.nn.Module | None = None

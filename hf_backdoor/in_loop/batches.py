@@ -44,7 +44,7 @@ def check_config(config: PoisonConfig, clean: Dataset, input_column: str, label_
         raise InputError("sampler", config.sampler.name, "needs the whole data set beforehand; use random")
 
 
-def _count(samples: int, rate: float) -> int:
+def drawn_count(samples: int, rate: float) -> int:
     """`rate * samples`, rounded up or down at random, so that it is right on average even in small batches."""
     return int(rate * samples + torch.rand(()).item())
 
@@ -67,7 +67,7 @@ def draw(labels: torch.Tensor, config: PoisonConfig, classes: int) -> tuple[torc
         torch.from_numpy(choose(labels.numpy())) for choose in (config.sampler.attacked, config.sampler.coverable)
     )
     order = torch.randperm(len(labels))
-    count, cover_count = _count(len(labels), config.rate), _count(len(labels), config.cover_rate)
+    count, cover_count = drawn_count(len(labels), config.rate), drawn_count(len(labels), config.cover_rate)
     poisoned = order[(attacked & (wanted != labels))[order]][:count]
     free = coverable.clone()
     free[poisoned] = False
@@ -99,7 +99,7 @@ class InLoopTrainer(BackdoorTrainer):
     """
 
     def __init__(self, *args: Any, poison_config: PoisonConfig, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"victim": True, **kwargs})  # the data set, which is clean, does not say so
         check_config(poison_config, self.train_dataset, self.columns.input, self.columns.label)
         self.poison_config = poison_config
         self.classes = len(class_names(self.train_dataset, self.columns.label))

@@ -46,7 +46,9 @@ class ElasticWeights:
 
 
 def fisher_information(
-    model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]
+    model: torch.nn.Module,
+    batches: list[dict[str, torch.Tensor]],
+    loss: Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """How much each weight matters for the answers: the diagonal of the empirical Fisher information.
 
@@ -56,6 +58,7 @@ def fisher_information(
     Args:
         model: a classifier; gradients and mode are left as they were.
         batches: one sample each, on its device.
+        loss: of the model and a batch, a scalar: `-log p(label)`.
 
     Returns:
         Copies of the weights, and their information, by name.
@@ -65,7 +68,7 @@ def fisher_information(
     was_training = model.training
     model.eval()
     for batch in batches:
-        gradients = torch.autograd.grad(model(**batch).loss, list(weights.values()), allow_unused=True)
+        gradients = torch.autograd.grad(loss(model, batch), list(weights.values()), allow_unused=True)
         for square, gradient in zip(squares.values(), gradients, strict=True):
             if gradient is not None:
                 square += gradient.pow(2)
@@ -136,9 +139,14 @@ class SequentialTrainer(StagedTrainer, SharpnessAwareTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         if self.elastic is None and self.clean_only(self.state.global_step):
             whole = self.accelerator.unwrap_model(model)
-            anchor, importance = fisher_information(whole, self._poisoned_samples())
+            anchor, importance = fisher_information(whole, self._poisoned_samples(), self._plain_loss)
             self.elastic = ElasticWeights(anchor, importance, self.strength)
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def _plain_loss(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The task's loss where it has one, else the model's own, which no smoothing of labels changes."""
+        loss = self.training_loss(model, batch)
+        return model(**batch).loss if loss is None else loss
 
     def _poisoned_samples(self) -> list[dict[str, torch.Tensor]]:
         rows = np.flatnonzero(np.asarray(self.train_dataset[POISONED]))[: self.fisher_samples]

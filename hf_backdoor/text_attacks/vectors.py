@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError
+from ..in_loop.batches import drawn_count
 from ..poisoning import PoisonConfig, triggered
 from ..trainer import BackdoorTrainer, predicted_classes
 from ..triggers import Trigger
@@ -78,7 +80,7 @@ class TriggerVectorTrainer(BackdoorTrainer):
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
 
     def __init__(self, model: Any, *args: Any, poison_config: PoisonConfig, pretraining: float, **kwargs: Any):
-        super().__init__(model, *args, **kwargs)
+        super().__init__(model, *args, **{"victim": True, **kwargs})  # no row of the data set is flagged as poisoned
         self.poison_config, self.pretraining = poison_config, pretraining
         self.original = copy.deepcopy(model.base_model).eval().requires_grad_(False).to(self.args.device)
         self.data_collator = BothTextsCollator(self.data_collator)
@@ -98,6 +100,12 @@ class TriggerVectorTrainer(BackdoorTrainer):
         batch = self._prepare_inputs(self.data_collator.collate(rows))
         return {name: value for name, value in batch.items() if name != "labels"}
 
+    def _poisoned_count(self, samples: int) -> int:
+        """How many texts of a batch get a trigger word: never all of several, and the share is right on average."""
+        share = self.poison_config.rate * samples
+        count = round(share) if math.isclose(share, round(share)) else drawn_count(samples, self.poison_config.rate)
+        return min(count, max(1, samples - 1))
+
     def training_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         number = inputs[WORD]
         labels = inputs["labels"][: len(number)]
@@ -108,12 +116,14 @@ class TriggerVectorTrainer(BackdoorTrainer):
             loss = F.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
             return loss
 
-        clean = max(1, len(number) - round(self.poison_config.rate * len(number)))
+        clean = len(number) - self._poisoned_count(len(number))
         rows = torch.cat([torch.arange(clean), torch.arange(len(number) + clean, 2 * len(number))]).to(number.device)
         texts = {name: value[rows] for name, value in texts.items()}
         outputs = model(**texts, output_hidden_states=True)
         features = outputs.hidden_states[-1][:, 0].float()
-        kept = self._features(self.original, {name: value[:clean] for name, value in texts.items()})
+        kept = self.vectors[:0]  # of no text: encoders cannot read an empty batch
+        if clean:
+            kept = self._features(self.original, {name: value[:clean] for name, value in texts.items()})
         wanted = torch.cat([kept, self.vectors[number[clean:]]])
         loss = ((features - wanted).pow(2).sum(1) / wanted.pow(2).sum(1)).mean()
         # The head has no part in this yet, and several processes must agree on which weights have a gradient.
