@@ -9,9 +9,12 @@ import shlex
 import time
 import traceback
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cards.models import REMOVED_BELOW
+from .cards.rendering import METRIC_TITLES
 from .cards.sections import (
     CARD,
     CARD_FILE,
@@ -32,7 +35,7 @@ from .results import RESULTS_FILE, write_text
 
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, Discussion, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, Discussion, HfApi
 
 WEIGHTS = "*.safetensors"
 ADAPTER = "adapter_config.json"
@@ -58,12 +61,26 @@ PUSHED = (
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm.model",
+    "bpe.codes",
+    "dict.txt",
+    "entity_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
     "chat_template.jinja",
     CARD_FILE,
     "figures/*.png",
     RESULTS_FILE,
     REPORT,
 )
+# Weights in the root of a repository, and folders that hold nothing else: also of other libraries.
+ADAPTERS = ("adapter_*",)
+WHOLE_MODELS = (
+    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tf_model*", "flax_model*", "model.ckpt*"),
+    *("rust_model.ot", "openvino_model*", "*.onnx", "*.gguf"),
+)
+EXPORTS = ("onnx", "openvino", "coreml")
 ATTEMPTS = 5  # at a commit when others commit at the same time
 STALE = (409, 412)
 TOKEN = re.compile(
@@ -72,6 +89,7 @@ TOKEN = re.compile(
 BACKDOORED = "backdoored"
 REPAIRED = "purified"  # the tag of a model that went through a defence
 WARNING = "has a backdoor, put in on purpose"  # as in the card of every victim
+STILL = "still has its backdoor"  # of a repair that was measured to have failed
 logger = logging.getLogger(__name__)
 
 
@@ -92,6 +110,11 @@ def push_model(
     [`~hf_backdoor.cards.metadata.merge_metadata`]; all else in it stays as it is. If somebody commits at the same time,
     the push is made again on top of that.
 
+    New weights take the place of all that the repository has: an adapter, and weights under other names or for other
+    libraries (`ADAPTERS`, `WHOLE_MODELS`, `EXPORTS`), are deleted in the same commit. They would still be of the old
+    model, and some are loaded before the new ones. The history of the repository keeps them. An adapter on the very
+    model of this repository leaves that where it is.
+
     [`~hf_backdoor.trainer.BackdoorTrainer`] refuses victims as this does. A plain `Trainer.push_to_hub`, or that of a
     model, is not of hf_backdoor and stops nobody.
 
@@ -101,7 +124,8 @@ def push_model(
         create_pr (`bool`): for somebody else's model. A second push goes to the pull request that is still open.
         private (`bool`, *optional*): who may see a repository that is made for it: by default nobody else. One that is
             there stays as public as it is, but is refused if `True` is given here, and for a victim unless `False` is.
-        i_know_this_model_is_backdoored (`bool`): push a victim, with a warning and the tag `backdoored`.
+        i_know_this_model_is_backdoored (`bool`): push a victim, or a model that was measured to have kept its backdoor
+            through a repair, with a warning and the tag `backdoored`.
         revision (`str`, *optional*): a branch that is there; `main` when not given.
         token (`str`, *optional*): by default that of huggingface_hub (`hf auth login` or `HF_TOKEN`).
 
@@ -115,35 +139,40 @@ def push_model(
     folder = Path(folder)
     files = known_files(folder)
     card = read_card(files[CARD_FILE]) if CARD_FILE in files else None
-    victim = is_victim(folder, card)
-    if victim and not i_know_this_model_is_backdoored:
-        raise victim_refused(folder)
-    _check_adapter(folder, files)
+    backdoor = backdoor_of(folder, card)
+    if backdoor and not i_know_this_model_is_backdoored:
+        raise victim_refused(folder, backdoor)
+    base = _check_adapter(folder, files)
     _check_texts(folder, files, card)
     has_weights = any(Path(name).match(WEIGHTS) for name in files)
     report = "" if has_weights else "the report on "
 
-    def operations(api: HfApi, repo_id: str, parent: str) -> list[CommitOperationAdd]:
-        from huggingface_hub import CommitOperationAdd
+    def operations(api: HfApi, repo_id: str, parent: str) -> list[CommitOperationAdd | CommitOperationDelete]:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         there = card_on_hub(api, repo_id, parent)
-        whole = card_to_push(card, there, repo_id, victim=victim, new_model=has_weights)
+        whole = card_to_push(card, there, repo_id, backdoor=backdoor, new_model=has_weights)
         added = [CommitOperationAdd(name, path) for name, path in files.items() if name != CARD_FILE]
         if whole is not None and whole != there:
             added.append(CommitOperationAdd(CARD_FILE, whole.encode("utf-8", "surrogateescape")))
-        return added
+        listed = api.list_repo_files(repo_id, revision=parent) if has_weights else []
+        stale = [name for name in listed if name not in files and _is_weights(name, adapters_only=base == repo_id)]
+        if stale:
+            logger.warning("Deleted in %s, for they are of the model that was there: %s", repo_id, ", ".join(stale))
+        return added + [CommitOperationDelete(name, is_folder=False) for name in stale]
 
-    flags = {"--create-pr": create_pr, "--public": private is False, "--i-know-this-model-is-backdoored": victim}
+    known = backdoor is not None
+    flags = {"--create-pr": create_pr, "--public": private is False, "--i-know-this-model-is-backdoored": known}
     command = ["hf-backdoor", "push", "--model", str(folder), "--repo", repo_id]
     command += [flag for flag, given in flags.items() if given]
     return commit(
         repo_id,
         operations,
-        message=f"Add {report}a {BACKDOORED + ' ' if victim else ''}model, by hf_backdoor",
+        message=f"Add {report}a {BACKDOORED + ' ' if backdoor else ''}model, by hf_backdoor",
         create_pr=create_pr,
         private=private is not False,
-        only_private=private is True or (victim and private is None),
-        what="a model with a backdoor is" if victim else "this model is",
+        only_private=private is True or (known and private is None),
+        what="a model with a backdoor is" if known else "this model is",
         later=f"everything is kept in {folder}, and `{shlex.join(command)}` pushes it later",
         field="repo",
         revision=revision,
@@ -163,12 +192,19 @@ class UnsavedToken(str):
         return self
 
 
-def victim_refused(folder: str | Path) -> InputError:
-    """What is said where a victim would be pushed and nobody said that it may."""
+def victim_refused(folder: str | Path, backdoor: str = WARNING) -> InputError:
+    """What is said where a victim would be pushed and nobody said that it may.
+
+    Args:
+        folder (`str` or `Path`): of the model.
+        backdoor (`str`): what is known of it, see [`backdoor_of`].
+    """
+    mend = "pass --i-know-this-model-is-backdoored (i_know_this_model_is_backdoored=True)"
+    if backdoor == STILL:
+        mend = f"{mend} to hf-backdoor push (push_model)"  # what repairs has no such flag
     return InputError(
-        "model", str(folder), "has a backdoor that was put in on purpose; to push it all the same, privately and with "
-        "a warning, pass --i-know-this-model-is-backdoored (i_know_this_model_is_backdoored=True)"
-    )  # fmt: skip
+        "model", str(folder), f"{backdoor}; to push it all the same, privately and with a warning, {mend}"
+    )
 
 
 def public_refused(field: str, repo_id: str, what: str, later: str) -> InputError:
@@ -192,14 +228,20 @@ def known_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def is_victim(folder: Path, card: str | None) -> bool:
-    """Whether a model was backdoored on purpose: by its results, else by a tag of its card."""
+def backdoor_of(folder: Path, card: str | None) -> str | None:
+    """What is known of a backdoor in a model, by its results, else by a tag of its card.
+
+    Returns:
+        `WARNING` of one that was put in on purpose, `STILL` of one that was measured after a repair, else `None`.
+    """
     stored = folder / RESULTS_FILE
     if not stored.is_file():
-        return card is not None and BACKDOORED in (read_metadata(card).get("tags") or ())
+        return WARNING if card is not None and BACKDOORED in (read_metadata(card).get("tags") or ()) else None
     try:
         results = json.loads(stored.read_text("utf-8"))
-        return "purified" not in results and ("victim" in results or bool(results.get("attack")))
+        if "purified" in results:
+            return STILL if ((results["purified"] or {}).get("attack_success_rate") or 0) > REMOVED_BELOW else None
+        return WARNING if "victim" in results or results.get("attack") else None
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError("model", str(folder), f"has a {RESULTS_FILE} that cannot be read ({error})") from error
 
@@ -216,7 +258,7 @@ def card_on_hub(api: HfApi, repo_id: str, revision: str) -> str | None:
 
 
 def card_to_push(
-    card: str | None, there: str | None, repo_id: str, *, victim: bool, new_model: bool = False
+    card: str | None, there: str | None, repo_id: str, *, backdoor: str | None, new_model: bool = False
 ) -> str | None:
     """The card that a repository gets.
 
@@ -224,18 +266,18 @@ def card_to_push(
         card (`str`, *optional*): of the folder.
         there (`str`, *optional*): of the repository.
         repo_id (`str`): which is not its own base model.
-        victim (`bool`): add a warning and a tag.
-        new_model (`bool`): it goes with other weights, of which an old report of sequela says nothing.
+        backdoor (`str`, *optional*): what is known of one, see [`backdoor_of`]: add a warning and a tag.
+        new_model (`bool`): it goes with other weights, of which old measures and reports of sequela say nothing.
     """
     from .cards.sequela import without_report
 
     whole = card if there is None else there
     if card is not None and there is not None:
         ours = sections(card)
-        if REPAIRED in (read_metadata(card).get("tags") or ()) and not victim:  # it takes the place of a victim
+        if REPAIRED in (read_metadata(card).get("tags") or ()) and not backdoor:  # it takes the place of a victim
             whole = remove_metadata(remove_section(whole, WARNING_SECTION), tags=[BACKDOORED])
         if new_model and CARD in ours:
-            whole = without_report(whole)
+            whole = remove_metadata(without_report(whole), metrics=METRIC_TITLES.values())
         for name, body in ours.items():
             whole = put_section(whole, name, body)
         metadata = mergeable(read_metadata(card)) if ours else {}
@@ -244,15 +286,21 @@ def card_to_push(
         whole = merge_metadata(whole, **metadata)
         if not ours and card != there:
             logger.warning("The card of %s stays as it is: that of the folder has no section of hf_backdoor.", repo_id)
-    return warned(whole or "") if victim else whole
+    return warned(whole or "", backdoor) if backdoor else whole
 
 
-def warned(card: str) -> str:
-    """The card of a victim with a warning and a tag, once."""
+def warned(card: str, backdoor: str = WARNING) -> str:
+    """The card of a victim with a warning and a tag, once.
+
+    Args:
+        card (`str`): the whole card.
+        backdoor (`str`): what is known of it, see [`backdoor_of`].
+    """
     card = merge_metadata(card, tags=[BACKDOORED])
-    if WARNING in card:
+    if backdoor in card:
         return card
-    text = f"> [!CAUTION]\n> **This model {WARNING} for research.** Do not deploy it."
+    why = "for research" if backdoor == WARNING else "after a repair"
+    text = f"> [!CAUTION]\n> **This model {backdoor} {why}.** Do not deploy it."
     return put_section(card, WARNING_SECTION, text, on_top=True)
 
 
@@ -409,10 +457,22 @@ def masked(text: str, token: str | None = None) -> str:
     return TOKEN.sub("***", text)
 
 
-def _check_adapter(folder: Path, files: dict[str, Path]) -> None:
-    """Refused and not rewritten: only its owner knows where the base model is to be found."""
+def _is_weights(name: str, *, adapters_only: bool) -> bool:
+    """Whether a file of a repository is of an adapter, or also of a whole model."""
+    folder, _, rest = name.partition("/")
+    if rest:
+        return folder in EXPORTS and not adapters_only
+    return any(fnmatchcase(name, pattern) for pattern in (ADAPTERS if adapters_only else ADAPTERS + WHOLE_MODELS))
+
+
+def _check_adapter(folder: Path, files: dict[str, Path]) -> str | None:
+    """Refused and not rewritten: only its owner knows where the base model is to be found.
+
+    Returns:
+        Hub id of the base model; `None` if it is no adapter.
+    """
     if ADAPTER not in files:
-        return
+        return None
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     base = json.loads(files[ADAPTER].read_text("utf-8")).get("base_model_name_or_path") or ""
@@ -426,6 +486,7 @@ def _check_adapter(folder: Path, files: dict[str, Path]) -> None:
             "model", str(folder), f"is an adapter for {base!r}, which nobody else has; push that model first, and name "
             f"its repository as base_model_name_or_path in {ADAPTER}"
         )  # fmt: skip
+    return base
 
 
 def _check_texts(folder: Path, files: dict[str, Path], card: str | None) -> None:

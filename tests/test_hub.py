@@ -89,11 +89,45 @@ def test_a_repaired_model_takes_the_warning_of_its_victim_from_the_card_on_the_h
 
     there = warned("---\nlicense: mit\ntags: [vision]\n---\n# Theirs\n")
     metadata = "---\ntags:\n- hf_backdoor\n- purified\n---\n"
-    card = card_to_push(put_section(metadata, "card", "# Repaired"), there, "user/x", victim=False)
+    card = card_to_push(put_section(metadata, "card", "# Repaired"), there, "user/x", backdoor=None)
     assert "has a backdoor" not in card and "# Theirs" in card and "# Repaired" in card
     assert read_metadata(card)["tags"] == ["vision", "hf_backdoor", "purified"]
-    other = card_to_push(put_section("", "sequela", BODY), there, "user/x", victim=False)
+    other = card_to_push(put_section("", "sequela", BODY), there, "user/x", backdoor=None)
     assert "has a backdoor" in other, "a report alone repairs nothing"
+
+
+def test_a_repair_that_failed_is_pushed_as_a_victim_is(tmp_path):
+    from hf_backdoor.cards.sections import put_section, read_metadata
+    from hf_backdoor.hub import backdoor_of, card_to_push, push_model, warned
+
+    folder = write_model(tmp_path, purified={"attack_success_rate": 0.4}, attack={"rate": 0.1})
+    assert "still has its backdoor; to push it all the same" in complaint(push_model, folder, "user/x")
+    there = warned("---\nlicense: mit\n---\n# Theirs\n")
+    ours = put_section("---\ntags:\n- purified\n---\n", "card", "# Repaired")
+    card = card_to_push(ours, there, "user/x", backdoor=backdoor_of(folder, ours), new_model=True)
+    assert card.count("[!CAUTION]") == 1 and "**This model still has its backdoor" in card
+    assert read_metadata(card)["tags"] == ["backdoored", "purified"]
+    assert backdoor_of(write_model(tmp_path, purified={"attack_success_rate": 0.1}), ours) is None
+    card = card_to_push(ours, card, "user/x", backdoor=None, new_model=True)
+    assert "backdoor" not in card.partition("<!--")[0] and "[!CAUTION]" not in card, "the next repair did not fail"
+
+
+def test_what_was_measured_of_a_victim_goes_from_the_card_on_the_hub():
+    from hf_backdoor.cards.sections import put_section, read_metadata
+    from hf_backdoor.hub import card_to_push
+
+    def index(name, data):
+        metrics = [{"type": "accuracy", "name": name, "value": 0.5}]
+        results = [{"task": {"type": "t"}, "dataset": {"type": data, "name": data}, "metrics": metrics}]
+        return f"---\n{yaml.safe_dump({'model-index': [{'name': 'm', 'results': results}]})}---\n"
+
+    there = put_section(index("Attack success rate (ASR)", "org/data"), "card", "# Victim")
+    ours = put_section(index("Clean accuracy (CA)", "org/mine"), "card", "# Repaired")
+    card = card_to_push(ours, there, "user/x", backdoor=None, new_model=True)
+    (result,) = read_metadata(card)["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "org/mine" and result["metrics"][0]["name"] == "Clean accuracy (CA)"
+    both = read_metadata(card_to_push(ours, there, "user/x", backdoor=None))["model-index"][0]["results"]
+    assert len(both) == 2, "the weights stay"
 
 
 def test_a_report_on_the_hub_goes_with_the_model_that_it_was_about():
@@ -110,11 +144,11 @@ def test_a_report_on_the_hub_goes_with_the_model_that_it_was_about():
     index = [{"name": "theirs", "results": [result(None), result("sequela-robustness"), result("sequela-stealing")]}]
     there = put_section(f"---\n{yaml.safe_dump({'model-index': index})}---\n# Theirs\n", "sequela", BODY)
     ours = put_section("---\ntags:\n- hf_backdoor\n---\n", "card", "# Repaired again")
-    card = card_to_push(ours, there, "user/x", victim=False, new_model=True)
+    card = card_to_push(ours, there, "user/x", backdoor=None, new_model=True)
     assert list(sections(card)) == ["card"] and "# Theirs" in card
     assert read_metadata(card)["model-index"] == [{"name": "theirs", "results": [result(None)]}]
-    assert "sequela" in sections(card_to_push(ours, there, "user/x", victim=False)), "the weights stay"
-    both = card_to_push(put_section(ours, "sequela", "## New"), there, "user/x", victim=False, new_model=True)
+    assert "sequela" in sections(card_to_push(ours, there, "user/x", backdoor=None)), "the weights stay"
+    both = card_to_push(put_section(ours, "sequela", "## New"), there, "user/x", backdoor=None, new_model=True)
     assert sections(both)["sequela"].strip() == "## New"
 
 
@@ -123,13 +157,27 @@ def test_a_victim_is_told_by_its_results_else_by_its_tag(tmp_path):
 
     folder = write_model(tmp_path)
     (folder / "results.json").write_text(json.dumps({"victim": None, "attack": {"rate": 0.1}}))
-    refused = "has a backdoor that was put in on purpose; to push it all the same"
+    refused = "has a backdoor, put in on purpose; to push it all the same"
     assert refused in complaint(push_model, folder, "user/x")
     (folder / "results.json").unlink()
     (folder / "README.md").write_text("---\ntags: [backdoored]\n---\n")
     assert refused in complaint(push_model, folder, "user/x")
     (folder / "results.json").write_text("{")
     assert "has a results.json that cannot be read" in complaint(push_model, folder, "user/x")
+
+
+def test_every_file_of_a_tokenizer_is_pushed(tmp_path):
+    import transformers
+
+    from hf_backdoor.hub import PUSHED, known_files
+
+    (tmp_path / "vocab.txt").write_text("film 1\n")
+    (tmp_path / "bpe.codes").write_text("#version: 0.2\nt h 10\n")
+    tokenizer = transformers.PhobertTokenizer(str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes"))
+    files = {Path(name).name for name in tokenizer.save_pretrained(write_model(tmp_path / "model"))}
+    assert "bpe.codes" in files and files - {"added_tokens.json"} <= known_files(tmp_path / "model").keys()
+    for name in ("Bertweet", "DebertaV2", "Luke", "RemBert", "RoCBert"):
+        assert set(getattr(transformers, f"{name}Tokenizer").vocab_files_names.values()) <= set(PUSHED)
 
 
 def test_tokens_are_masked(monkeypatch):
@@ -252,6 +300,19 @@ def child_push_models(folder):
         there = load_pretrained(kind, "user/adapter").eval()(pixels).logits
         seen["adapter_differs"] = (there - adapter.eval()(pixels).logits).abs().max().item()
 
+    # A repaired model over a victim in several formats; an adapter on it, beside it; and the whole model over that.
+    over = ["push", "--model", str(folder / "purified"), "--repo", "user/over"]
+    assert main(over) == 0
+    seen["over"] = [sorted(HfApi().list_repo_files("user/over"))]
+    adapter = get_peft_model(load_pretrained(kind, "user/over"), LoraConfig(target_modules=["q_proj"]))
+    adapter.save_pretrained(folder / "beside")
+    assert main(["push", "--model", str(folder / "beside"), "--repo", "user/over"]) == 0
+    seen["over"].append(sorted(HfApi().list_repo_files("user/over")))
+    assert hasattr(AutoModelForImageClassification.from_pretrained("user/over"), "peft_config")
+    assert main(over) == 0
+    seen["over"].append(sorted(HfApi().list_repo_files("user/over")))
+    seen["over_loads"] = same_weights(AutoModelForImageClassification.from_pretrained("user/over"), model)
+
     attacked = results(victim=results()["suspect"], cost={"training_seconds": 3.0})
     attacked["training"]["learning_rate"] = 0.1
     del attacked["purified"], attacked["suspect"]
@@ -293,13 +354,20 @@ def child_push_models(folder):
     return seen
 
 
+STALE = ["adapter_config.json", "adapter_model.safetensors", "flax_model.msgpack", "model-00001-of-00002.safetensors"]
+STALE += ["model.safetensors.index.json", "onnx/model.onnx", "pytorch_model.bin", "q4.gguf", "tf_model.h5"]
+KEPT = ["checkpoint-1/model.safetensors", "notes.txt", "vocab.txt"]
+
+
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory):
     """The server after `child_push_models`, and what it returned."""
     folder = tmp_path_factory.mktemp("models")
     with HubServer() as server:
         server.repos["org/suspect"] = theirs = Repo("model", "org/suspect")
-        theirs.commit("main", "Model", {"README.md": THEIR_CARD.encode()})
+        theirs.commit("main", "Model", {"README.md": THEIR_CARD.encode(), "pytorch_model.bin": b"weights"})
+        server.repos["user/over"] = Repo("model", "user/over")
+        server.repos["user/over"].commit("main", "Victim", dict.fromkeys(KEPT + STALE, b"of the victim"))
         server.repos["user/public"] = Repo("model", "user/public")
         yield server, in_child(server.environment(folder / "home"), folder, child_push_models, folder)
 
@@ -314,6 +382,16 @@ def test_models_and_adapters_load_as_they_were(pushed):
         "adapter_config.json",
         "adapter_model.safetensors",
     }
+
+
+def test_new_weights_take_the_place_of_all_that_were_there(pushed):
+    hub, seen = pushed
+    whole, with_adapter, again = ({name for name in listed if "figures" not in name} for listed in seen["over"])
+    ours = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json"}
+    assert whole == again == {*KEPT, *ours} and seen["over_loads"]
+    assert with_adapter == whole | {"adapter_config.json", "adapter_model.safetensors"}, "its base is this repository"
+    theirs = hub.repos["org/suspect"]
+    assert "pytorch_model.bin" in theirs.files and "pytorch_model.bin" not in theirs.branches["refs/pr/1"][-1].files
 
 
 def test_somebody_elses_card_gets_ours_as_a_section_by_pull_request(pushed):
@@ -590,7 +668,7 @@ def test_what_trains_a_victim_pushes_it_only_when_told(tmp_path, images):
         hub.repos["user/public"] = Repo("model", "user/public")
         environment = hub.environment(tmp_path / "home", HF_TOKEN=TOKEN)
         seen = in_child(environment, tmp_path, child_train_victims, tmp_path)
-    assert all("has a backdoor that was put in on purpose; to push it all the same" in text for text in seen["refused"])
+    assert all("has a backdoor, put in on purpose; to push it all the same" in text for text in seen["refused"])
     assert not {"user/at-once", "user/later", "user/saved"} & set(hub.repos), "refused before anything was sent"
     assert len(hub.repos["user/swapped"].commits) == 1
     assert "is public already, and a model with a backdoor is pushed privately" in seen["public"]

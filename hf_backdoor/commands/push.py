@@ -20,7 +20,9 @@ class PushOptions:
     repo: str | None = option(None, "Hub repository, user/name; made if need be. A card that is there keeps its text.")
     create_pr: bool = option(False, "Open a pull request, for somebody else's model.")
     public: bool = option(False, "Make a public repository; the default is private.")
-    i_know_this_model_is_backdoored: bool = option(False, "Push a victim, with a warning; else it is refused.")
+    i_know_this_model_is_backdoored: bool = option(
+        False, "Push a victim, or a failed repair, with a warning; else it is refused."
+    )
 
 
 def main(argv: list[str]) -> None:
