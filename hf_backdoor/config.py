@@ -48,7 +48,8 @@ class ConfigParser(HfArgumentParser):
         Args:
             argv: the arguments.
             lower_defaults (callable, *optional*): from the settings (a namespace) to defaults that stand in for
-                those of the dataclasses where neither a flag nor the file says anything.
+                those of the dataclasses where neither a flag nor the file says anything; `max_steps` only if neither
+                says `num_train_epochs`.
 
         Raises:
             InputError: the file is missing, is no mapping, or has an unknown key; or a setting is wrong.
@@ -59,12 +60,20 @@ class ConfigParser(HfArgumentParser):
             action.required = action.required and action.dest not in file_settings
         if lower_defaults is not None:
             lower = lower_defaults(self.parse_args(argv))
+            if "num_train_epochs" in file_settings.keys() | self._flags(argv):
+                lower = {name: value for name, value in lower.items() if name != "max_steps"}  # it would outdo them
             self.set_defaults(**{name: value for name, value in lower.items() if name not in file_settings})
         values = vars(self.parse_args(argv))
         return tuple(
             self._built(dtype, {field.name: values[field.name] for field in dataclasses.fields(dtype) if field.init})
             for dtype in self.dataclass_types
         )
+
+    def _flags(self, argv: list[str]) -> set[str]:
+        """The settings that flags give, be it their defaults."""
+        unset = object()
+        values = vars(self.parse_args(argv, argparse.Namespace(**{action.dest: unset for action in self._actions})))
+        return {name for name, value in values.items() if value is not unset}
 
     def _built(self, dtype: type, values: dict[str, Any]) -> Any:
         try:

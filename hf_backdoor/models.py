@@ -90,11 +90,38 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
     except InputError:
         raise
     except LOADING_ERRORS as error:
-        if not is_model and (adapter := find_adapter(source)):  # one without a processor of its own
+        if not is_model and (adapter := find_adapter(source, kwargs.pop("revision", None))):
+            # It has no processor of its own.
             return load_pretrained(auto_class, base_of(adapter, source), **kwargs)
         if auto_class in TOWER_OF and "VisionTextDualEncoderConfig" in str(error):
             return _on_a_tower(auto_class, source, allow_pickle=allow_pickle, **kwargs)
         raise _explain(source, error) from error
+
+
+def commit_of(model: Any, revision: str | None = None) -> str | None:
+    """The commit that a model on the Hub would be loaded from now; `None` for a folder, an object or what is not there.
+
+    Args:
+        model: folder, Hub id or object.
+        revision (`str`, *optional*): a branch, a tag or a commit.
+
+    Raises:
+        InputError: a revision is named, and the model is not on the Hub.
+    """
+    from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    if not isinstance(model, str) or Path(model).is_dir():
+        if revision is not None:
+            raise InputError("revision", revision, "is for a model on the Hub, and this one is here; leave it out")
+        return None
+    try:
+        for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME):
+            if found := cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False):
+                return extract_commit_hash(found, None)
+    except OSError:  # whoever loads it says why
+        pass
+    return None
 
 
 def _on_a_tower(

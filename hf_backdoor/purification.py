@@ -15,11 +15,11 @@ from .cards import check_card
 from .cards.rendering import measures_table
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
 from .data.flags import POISONED, is_flagged
-from .data.sources import like_training_set, load_data, pick_split, with_class_labels
+from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
 from .measuring import example_rows, measure
-from .models import label_maps
+from .models import commit_of, label_maps
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
 from .repairing import repair
@@ -131,8 +131,10 @@ def purify(
     label_column: str | None = None,
     victim_seconds: float | None = None,
     data_name: str | None = None,
+    test_name: str | None = None,
     overwrite: bool = False,
     allow_pickle: bool = False,
+    revision: str | None = None,
     sequela: bool | Sequence[Measure | str] = False,
     suspect_data: Dataset | None = None,
 ) -> Purification:
@@ -166,9 +168,11 @@ def purify(
             `test_dataset` before, during and after.
         input_column, label_column (`str`, *optional*): found when not given.
         victim_seconds (`float`, *optional*): training time of the model, for the cost ratio.
-        data_name (`str`, *optional*): of the clean data, for the card.
+        data_name, test_name (`str`, *optional*): of the clean and of the test data, for the card; the test data are of
+            the same data set when not given.
         overwrite (`bool`): write into a folder that has content.
         allow_pickle (`bool`): load weights that are stored as pickles only.
+        revision (`str`, *optional*): of a model on the Hub: a branch, a tag or a commit. The results name the commit.
         sequela (`bool`, or measures): measure what the repair did to other weaknesses, and add it to the card; needs
             `test_dataset` and `output_dir`. `True` takes a quick look; for others, see
             [`~hf_backdoor.sequela_report.SequelaReport`].
@@ -189,6 +193,7 @@ def purify(
 
     defense = load_defense(defense) if isinstance(defense, str) else defense
     defense = defense.for_suspect(new_head=new_head)
+    defense.described()  # what it lacks is said before the training
     if output_dir is not None:
         resuming = args is not None and args.resume_from_checkpoint is not None
         output_dir = check_output(output_dir, overwrite=overwrite, resuming=resuming)
@@ -207,18 +212,22 @@ def purify(
     tuning = load_tuning(peft_config)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     loaded = isinstance(model, str)
+    commit = commit_of(model, revision)
+    revision = commit or revision  # nobody changes it while it is loaded
     if new_head:
         check_probe(probe_steps, model)
     if not loaded:
         suspect = copy.deepcopy(model)
+        if not getattr(model, "is_quantized", False):
+            suspect = suspect.float()  # as a model is loaded: one in half precision does not train
     elif new_head:
-        suspect = task.load_to_train(model, clean, columns, allow_pickle=allow_pickle)
+        suspect = task.load_to_train(model, clean, columns, allow_pickle=allow_pickle, revision=revision)
         if task.has_head:
             suspect.config.update(label_maps(names))  # the old names are of other classes
     else:
-        suspect = task.load_model(model, allow_pickle=allow_pickle)
+        suspect = task.load_model(model, allow_pickle=allow_pickle, revision=revision)
     if loaded:
-        processing_class = processing_class or task.load_processor(model)
+        processing_class = processing_class or task.load_processor(model, revision=revision)
     if processing_class is None:
         raise InputError("processing_class", None, "is needed when the model is an object: its processor or tokenizer")
     task.check_model(suspect, names)
@@ -283,18 +292,18 @@ def purify(
         "purify",
         task=task.pipeline_tag,
         suspect_model=local_name(model if loaded else suspect.config.name_or_path),
+        suspect_revision=commit,
         seed=args.seed,
-        data={"name": local_name(data_name)},
+        data={"name": local_name(data_name), **names_of_test_set(test_dataset, test_name or data_name)},
         clean_data={
             "samples": len(clean),
             "classes": [] if columns.captions else names,
+            **given_columns,
             "answered_rightly": done.answered_rightly,
         },
         attack=portable(attack.to_dict()) if attack else None,
         defense={
-            **defense.to_dict(),
-            "title": defense.title,
-            "paper": defense.paper,
+            **defense.described(),
             **defense.report(trainer),
             "given_up": done.given_up,
         },

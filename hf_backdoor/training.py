@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .attacks import Attack
 from .cards import check_card
 from .data.columns import check_dataset, check_rows, resolve_columns
-from .data.sources import like_training_set
+from .data.sources import like_training_set, names_of_test_set
 from .errors import InputError
 from .hub import victim_refused
 from .measuring import measure
@@ -137,8 +137,8 @@ def train_classifier(
         "train",
         task=trainer.task.pipeline_tag,
         seed=args.seed,
-        data={"name": local_name(data_name)},
-        clean_data={"samples": len(train_dataset), "classes": [] if columns.captions else names},
+        data={"name": local_name(data_name), **names_of_test_set(test_dataset, data_name)},
+        clean_data={"samples": len(train_dataset), "classes": [] if columns.captions else names, **given},
         attack={**portable(attack.to_dict()), "training": how.to_dict() | how.report(trainer)} if poison_here else None,
         tuning=tuned,
         training=training_report(trainer),

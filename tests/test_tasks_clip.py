@@ -166,6 +166,8 @@ def test_saved_and_loaded_it_says_the_same(kind, make, images, arguments, tmp_pa
     )
     first, second = (one.predict(data["eval_dataset"]).predictions for one in (trainer, again))
     assert np.array_equal(first, second)
+    tokens = processor.tokenizer.backend_tokenizer
+    assert tokens.truncation is None and tokens.padding is None, "the user's is untouched"
 
 
 def test_a_checkpoint_restores_both_encoders(make, images, arguments, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..results import write_text
-from .metadata import read_metadata
+from .metadata import TERMS, read_metadata
 from .plots import plot_training
 from .rendering import METRIC_TITLES, percent_interval, render
 from .sections import CARD_FILE, read_card, write_over
@@ -43,7 +43,7 @@ class ModelCard:
     def _metadata(self) -> dict[str, Any]:
         from huggingface_hub import ModelCardData
 
-        base, data = self.results.get("suspect_model"), self.results.get("data", {}).get("name")
+        base = self.results.get("suspect_model")
         card = ModelCardData(
             library_name="transformers",
             pipeline_tag=self.results["task"],
@@ -51,13 +51,16 @@ class ModelCard:
             base_model=base if base and base.count("/") == 1 else None,
             metrics=["accuracy"],
             model_name=self.name,
-            eval_results=self._evaluations(data or "custom") or None,
+            **{name: value for name, value in (self.results.get("suspect_card") or {}).items() if name in TERMS},
+            eval_results=self._evaluations() or None,
         )
         return card.to_dict()
 
-    def _evaluations(self, data: str) -> list[Any]:
+    def _evaluations(self) -> list[Any]:
         from huggingface_hub import EvalResult
 
+        of_data = self.results.get("data", {})
+        data = of_data.get("test_name") or of_data.get("name") or "custom"
         measured = self.results.get(self.subject) or {}
         attack = self.results.get("attack")
         evaluations = []
@@ -71,7 +74,7 @@ class ModelCard:
                     dataset_type=data,
                     dataset_name=data + (f" with the {attack['trigger']['name']} trigger" if attacked else ""),
                     dataset_config=attack["trigger"]["name"] if attacked else None,
-                    dataset_split="test",
+                    dataset_split=of_data.get("test_split") or "test",
                     metric_type="accuracy" if not attacked else name,
                     metric_name=title,
                     metric_value=measured[name],

@@ -19,6 +19,7 @@ class EvaluateOptions(DataOptions, TaskOptions, AttackOptions):
     """The model and what to measure it on."""
 
     model: str | None = option(None, "Folder or Hub id of the model.")
+    revision: str | None = option(None, "Of a model on the Hub: a branch, a tag or a commit; the default is main.")
     split: str | None = option(None, "Split to measure on; the default is test or validation.")
     batch_size: int = option(64, "Samples a forward pass.")
     seed: int = option(0, "Of the attack.")
@@ -34,7 +35,9 @@ def main(argv: list[str]) -> None:
     from ..cards.rendering import measures_table
     from ..data import resolve_columns
     from ..data.columns import check_rows
+    from ..data.sources import names_of_test_set
     from ..measuring import measure
+    from ..models import commit_of
     from ..poisoning import triggered
     from ..results import describe_run, local_name, portable, write_json
     from ..trainer import BackdoorTrainer
@@ -42,6 +45,8 @@ def main(argv: list[str]) -> None:
     (options,) = ConfigParser([EvaluateOptions], "hf-backdoor evaluate", __doc__).parse(argv)
     if options.model is None:
         raise InputError("model", None, "name a model with --model")
+    commit = commit_of(options.model, options.revision)
+    revision = commit or options.revision  # nobody changes it while it is loaded
     at_least("batch_size", options.batch_size, 1)
     output = Path(options.output)
     if output.is_dir() or any(parent.is_file() for parent in output.parents):
@@ -51,7 +56,7 @@ def main(argv: list[str]) -> None:
     dataset = test_set(data, options.split, columns.label, required=True, field="split")
     check_rows(dataset, columns)
     task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
-    model = task.load_model(options.model, allow_pickle=options.allow_pickle)
+    model = task.load_model(options.model, allow_pickle=options.allow_pickle, revision=revision)
     task.check_model(model, task.label_names(dataset, columns))
     attack = options.poison_config(dataset, columns.label, options.seed) if options.measures_attack else None
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,7 +65,7 @@ def main(argv: list[str]) -> None:
             TrainingArguments(scratch, per_device_eval_batch_size=options.batch_size),
             eval_dataset=dataset,
             triggered_dataset=triggered(dataset, attack, **options.columns()) if attack else None,
-            processing_class=task.load_processor(options.model),
+            processing_class=task.load_processor(options.model, revision=revision),
             task=task,
             **options.columns(),
         )
@@ -70,8 +75,13 @@ def main(argv: list[str]) -> None:
         "evaluate",
         task=task.pipeline_tag,
         model=name,
+        model_revision=commit,
         seed=options.seed,
-        data={"name": local_name(options.dataset), "samples": len(dataset)},
+        data={
+            "name": local_name(options.dataset),
+            "samples": len(dataset),
+            **names_of_test_set(dataset, options.dataset),
+        },
         attack=portable(attack.to_dict()) if attack else None,
         measured=measured,
     )

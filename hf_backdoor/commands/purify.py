@@ -18,6 +18,7 @@ class PurifyOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     """The model, the clean data and the defence. --attack only measures; the defence is never told of it."""
 
     model: str | None = option(None, "Folder or Hub id of the suspect model.")
+    revision: str | None = option(None, "Of a model on the Hub: a branch, a tag or a commit; the default is main.")
     clean_split: str | None = option(None, "Split of --dataset to train on; the default is train.")
     clean_samples: int | None = option(None, "Use only this many of it, balanced over the classes.")
     test_dataset: str | None = option(None, "Where the test data are; the default is the test split of --dataset.")
@@ -80,8 +81,10 @@ def main(argv: list[str]) -> None:
         test_dataset=test,
         attack=attack,
         data_name=options.dataset,
+        test_name=options.test_dataset,
         overwrite=options.overwrite,
         allow_pickle=options.allow_pickle,
+        revision=options.revision,
         sequela=options.sequela,
         suspect_data=suspect_data,
         **options.columns(),

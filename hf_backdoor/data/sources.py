@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ..errors import InputError
+from ..results import local_name
 from .columns import (
     Columns,
     check_dataset,
@@ -188,6 +189,18 @@ def like_training_set(test: Dataset, train: Dataset, columns: Columns, names: li
     if own and others and own != others:
         raise InputError("test_dataset", others, f"are not all among the classes {', '.join(own)}; rename the others")
     return test
+
+
+def names_of_test_set(test: Dataset | None, name: str | None) -> dict[str, str | None]:
+    """What a test set is called, for the results file: `test_name`, and `test_split` if it is one of a data set.
+
+    Args:
+        test (`Dataset`, *optional*): none, without names then.
+        name (`str`, *optional*): of its data set, or where that is.
+    """
+    if test is None:
+        return {"test_name": None, "test_split": None}
+    return {"test_name": local_name(name), "test_split": str(test.split) if test.split else None}
 
 
 def keep_classes(data: DatasetDict, label_column: str, names: list[str]) -> DatasetDict:

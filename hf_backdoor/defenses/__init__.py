@@ -6,11 +6,13 @@ measuring and reporting are the same for all of them, and none of them ever sees
 
 from __future__ import annotations
 
+import json
 from abc import ABC
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
+from ..errors import InputError
 
 
 if TYPE_CHECKING:
@@ -32,6 +34,27 @@ class Defense(plugins.Plugin, ABC):
     home: ClassVar[str] = __name__
     title: ClassVar[str]
     paper: ClassVar[str]
+
+    def described(self) -> dict[str, Any]:
+        """Name, settings, title and paper, for the results file and the card.
+
+        Raises:
+            InputError: there is no title or no paper, or a setting is nothing that JSON has.
+        """
+        for field in ("title", "paper"):
+            if not isinstance(getattr(self, field, None), str):
+                raise InputError(
+                    "defense", self.name, f"has no {field}, which stands on the card; add `{field}: ClassVar[str]` to "
+                    "its class"
+                )  # fmt: skip
+        try:
+            settings = self.to_dict()
+            json.dumps(settings)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                "defense", self.name, f"has settings that no JSON can hold ({error}); have its to_dict return others"
+            ) from error
+        return settings | {"title": self.title, "paper": self.paper}
 
     def for_suspect(self, *, new_head: bool) -> Defense:
         """This defence, with what its settings leave to the kind of suspect decided.

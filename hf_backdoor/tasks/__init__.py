@@ -82,9 +82,9 @@ class Task(ABC):
         head["problem_type"] = SINGLE_LABEL
         return load_pretrained(self.model_class, source, ignore_mismatched_sizes=True, **head, **kwargs)
 
-    def load_processor(self, source: str) -> Any:
+    def load_processor(self, source: str, **kwargs: Any) -> Any:
         """The image processor or tokenizer that came with the model."""
-        return load_pretrained(self.processor_class, source)
+        return load_pretrained(self.processor_class, source, **kwargs)
 
     def resized_processor(self, source: str, model: PreTrainedModel, side: int) -> Any:
         """The image processor that came with the model, for images of another size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +23,8 @@ class TextCollator:
     """Strings to padded `input_ids`, `attention_mask` and `labels` (all int64), cut at `longest` tokens if given."""
 
     def __init__(self, tokenizer: Any, columns: Columns, longest: int | None = None):
-        self.tokenizer, self.columns, self.longest = tokenizer, columns, longest
+        # A call leaves its truncation and padding in the tokenizer, which the user's would then be saved with.
+        self.tokenizer, self.columns, self.longest = copy.deepcopy(tokenizer), columns, longest
         if getattr(tokenizer, "pad_token", None) is None:
             raise InputError(
                 "processing_class", type(tokenizer).__name__, "has no padding token; set its pad_token, and "
@@ -47,8 +49,8 @@ class TextClassification(Task):
     def load_to_train(self, source: str, dataset: Dataset, columns: Columns, **kwargs: Any) -> PreTrainedModel:
         return _with_padding(super().load_to_train(source, dataset, columns, **kwargs))
 
-    def load_processor(self, source: str) -> Any:
-        tokenizer = super().load_processor(source)
+    def load_processor(self, source: str, **kwargs: Any) -> Any:
+        tokenizer = super().load_processor(source, **kwargs)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,7 +38,7 @@ class PairCollator(ImageCollator):
 
     def __init__(self, task: ZeroShotImageClassification, processor: Any, columns: Columns):
         super().__init__(processor.image_processor, columns)
-        self.task, self.tokenizer = task, processor.tokenizer
+        self.task, self.tokenizer = task, copy.deepcopy(processor.tokenizer)  # calls leave traces in a tokenizer
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         labels = [row[self.columns.label] for row in rows]
@@ -122,6 +123,7 @@ class ZeroShotImageClassification(ImageClassification):
                 "AutoProcessor loads them"
             )  # fmt: skip
         super().prepare(processor, columns, dataset)
+        self._tokenizer = copy.deepcopy(processor.tokenizer)
         self.names = [] if columns.captions else class_names(dataset, columns.label)
         self._caption_numbers = {} if columns.captions else None
 
@@ -207,7 +209,7 @@ class ZeroShotImageClassification(ImageClassification):
         parts = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = texts[start : start + TEXTS_AT_ONCE]
-            tokens = tokenize(self.processor.tokenizer, some)
+            tokens = tokenize(self._tokenizer, some)
             parts.append(_normalised(model.get_text_features(**tokens.to(model.device))))
         model.train(was_training)
         return torch.cat(parts)
