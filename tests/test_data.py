@@ -67,6 +67,21 @@ def test_a_head_whose_classes_are_not_numbered_from_0_is_refused():
         check_head(model, ["bad", "good"])
 
 
+def test_text_beside_the_column_that_was_found_is_warned_of_once(caplog):
+    names = {name: Value("string") for name in ("question", "sentence", "source", "label")}
+    labelled = Features(names | {"label": ClassLabel(names=["yes", "no"])})
+    pictures = Features({"image": Image(), "title": Value("string"), "label": ClassLabel(names=["yes", "no"])})
+    with caplog.at_level("WARNING"):
+        resolve_columns(labelled, input_column="question")
+        resolve_columns(Features({name: names[name] for name in ("sentence", "source", "label")}))
+        resolve_columns(pictures)
+        assert not caplog.records, "it was named, or there is no other"
+        for features in (labelled, labelled, Features(names)):
+            assert resolve_columns(features).input == "sentence"
+    assert len(caplog.records) == 1
+    assert "from the column sentence alone, and not from question:" in caplog.text and "--text_column" in caplog.text
+
+
 def test_a_head_with_other_names_is_warned_of(caplog):
     with caplog.at_level("WARNING"):
         for names in (["negative", "positive"], ["0", "1"]):

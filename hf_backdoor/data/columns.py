@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from transformers.utils import logging
+
 from ..errors import InputError
 from ..modalities import modalities, modality_of
 
@@ -18,6 +20,8 @@ LABEL_NAMES = ("label", "labels", "target", "class", "fine_label", "coarse_label
 CAPTION_NAMES = ("caption", "text", "title", "description", "alt_text", "caption_0")
 ADDED_LABEL = "original_label"  # by poisoning, beside the label that counts
 INPUT_NAMES = ("image", "img", "picture", "text", "sentence", "content", "review")
+ABOUT_TEXT = ("source", "id", "url", "language", "label_text")  # text, too, and no part of the input
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
         label_column (`str`, *optional*): likewise; a `ClassLabel`, or whole numbers from 0, or the captions of
             images.
 
+    Columns of further text are warned of where the input column was found among them.
+
     Raises:
         InputError: a named column is missing, or none or several could be meant; or the features are not known, as of
             a stream that was mapped.
@@ -68,10 +74,12 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
             "dataset", None, "the columns of this stream are not known; tell `map` its features, or load a Dataset "
             "without streaming=True"
         )  # fmt: skip
+    others: list[str] = []
     if input_column is None:
         images = [name for name, feature in features.items() if modality_of_or_none(feature) == "image"]
         texts = [name for name, feature in features.items() if modality_of_or_none(feature) == "text"]
         input_column = _choose("input_column", "the input", images or texts, INPUT_NAMES, features)
+        others = [name for name in texts if input_column in texts and name not in (input_column, *ABOUT_TEXT)]
     _existing("input_column", input_column, features)
     if label_column is None:
         labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel) and name != ADDED_LABEL]
@@ -82,6 +90,11 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
             labels, usual = [name for name in captions if name in CAPTION_NAMES], CAPTION_NAMES
         label_column = _choose("label_column", "the label", labels, usual, features)
     _existing("label_column", label_column, features)
+    if others := [name for name in others if name not in (label_column, ADDED_LABEL)]:
+        logger.warning_once(
+            f"Texts are read from the column {input_column} alone, and not from {', '.join(others)}: pairs of texts "
+            "are not supported. If another one is meant, name it with --text_column (input_column)."
+        )
     modality = modality_of(input_column, features[input_column]).name
     return Columns(input_column, label_column, modality, modality == "image" and holds_captions(features, label_column))
 
