@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cards.metadata import terms
 from .cards.models import REMOVED_BELOW
 from .cards.rendering import METRIC_TITLES
 from .cards.sections import (
@@ -255,6 +256,23 @@ def card_on_hub(api: HfApi, repo_id: str, revision: str) -> str | None:
         return read_card(Path(api.hf_hub_download(repo_id, CARD_FILE, revision=revision)))
     except RemoteEntryNotFoundError:
         return None
+
+
+def terms_of(source: str, revision: str | None = None) -> dict[str, str | list[str]]:
+    """Licence and languages of a model in a folder or on the Hub, see [`~hf_backdoor.cards.metadata.terms`].
+
+    A card that is not there, or cannot be read, has none.
+    """
+    from huggingface_hub import HfApi
+
+    path = Path(source) / CARD_FILE
+    try:
+        if Path(source).is_dir():
+            return terms(read_card(path)) if path.is_file() else {}
+        return terms(card_on_hub(HfApi(), source, revision or "main") or "")
+    except Exception as error:  # of huggingface_hub, its HTTP client, or the card of a stranger
+        logger.warning("The licence of %s is not known, for its card cannot be read: %s", source, masked(str(error)))
+        return {}
 
 
 def card_to_push(

@@ -18,6 +18,7 @@ from .data.flags import POISONED, is_flagged
 from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
+from .hub import terms_of
 from .measuring import example_rows, measure
 from .models import commit_of, label_maps
 from .poisoning import PoisonConfig, triggered
@@ -228,6 +229,7 @@ def purify(
         suspect = task.load_model(model, allow_pickle=allow_pickle, revision=revision)
     if loaded:
         processing_class = processing_class or task.load_processor(model, revision=revision)
+    suspect_card = terms_of(model, revision) if loaded else {}
     if processing_class is None:
         raise InputError("processing_class", None, "is needed when the model is an object: its processor or tokenizer")
     task.check_model(suspect, names)
@@ -293,6 +295,7 @@ def purify(
         task=task.pipeline_tag,
         suspect_model=local_name(model if loaded else suspect.config.name_or_path),
         suspect_revision=commit,
+        suspect_card=suspect_card,
         seed=args.seed,
         data={"name": local_name(data_name), **names_of_test_set(test_dataset, test_name or data_name)},
         clean_data={

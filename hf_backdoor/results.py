@@ -45,10 +45,25 @@ def describe_run(command: str, **fields: Any) -> dict[str, Any]:
     return head | fields
 
 
+def as_json(content: dict[str, Any], indent: int = 2) -> str:
+    """The text of a file; a list of numbers stands on one line, and those of numpy and torch are numbers, too.
+
+    Raises:
+        TypeError: JSON has no place for something.
+    """
+    text = json.dumps(content, indent=indent, sort_keys=False, default=_plain)
+    return NUMBERS.sub(lambda found: f"[{', '.join(re.split(BETWEEN, found[1]))}]", text) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no place in JSON: {value!r}")
+
+
 def write_json(path: Path, content: dict[str, Any], indent: int = 2) -> None:
-    """Writes the whole file or nothing; a list of numbers stands on one line."""
-    text = json.dumps(content, indent=indent, sort_keys=False)
-    write_text(path, NUMBERS.sub(lambda found: f"[{', '.join(re.split(BETWEEN, found[1]))}]", text) + "\n")
+    """Writes the whole file or nothing; see [`as_json`]."""
+    write_text(path, as_json(content, indent))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .cards import write_card
 from .cards.sections import CARD_FILE, kept_card
 from .cards.sequela import remove_report
-from .results import RESULTS_FILE, write_json
+from .results import RESULTS_FILE, as_json, write_json, write_text
 from .tuning import Tuning, describe_tuning, is_adapter, parameter_counts
 
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from .trainer import BackdoorTrainer
 
 
-WEIGHTS = ("model*.safetensors*", "pytorch_model*", "adapter_*", "config.json")
+# An adapter of an earlier run would be loaded in place of the model, and the card would show its pictures.
+STALE = ("model*.safetensors*", "pytorch_model*", "adapter_*", "config.json", "figures/examples.*")
+# What in a configuration names code to run, which is not needed by a model that was loaded without it.
+CODE = ("auto_map", "custom_pipelines")
 
 
 @dataclass
@@ -87,6 +91,7 @@ def training_report(trainer: BackdoorTrainer) -> dict[str, Any]:
         "learning_rate": args.learning_rate,
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
+        "load_best_model_at_end": args.load_best_model_at_end,
         "resumed_from": Path(resumed).name if resumed else None,  # then the cost is of what came after it
     }
 
@@ -121,6 +126,8 @@ def save_run(
 ) -> None:
     """Writes model, processor, `results.json` and card, in one process, and lets the others wait.
 
+    No file names code of a stranger, whatever the configurations do; objects whose class is such code keep theirs.
+
     Args:
         trainer: that made the model.
         model: what to save; an adapter with the names of its classes.
@@ -128,12 +135,16 @@ def save_run(
         processing_class: image processor or tokenizer.
         results: of the run.
         examples (*optional*): makes the examples of the card.
+
+    Raises:
+        TypeError: the results have something that JSON has no place for. Nothing is written then.
     """
     from .adapters import name_base_from_anywhere, save_classes
 
     if trainer.is_world_process_zero():
-        for stale in [path for pattern in WEIGHTS for path in folder.glob(pattern)]:
-            stale.unlink()  # an adapter of an earlier run would be loaded in place of this model
+        text = as_json(results)
+        for stale in [path for pattern in STALE for path in folder.glob(pattern)]:
+            stale.unlink()
         card = folder / CARD_FILE
         had_card = card.is_file()
         if is_adapter(model):
@@ -145,10 +156,28 @@ def save_run(
         if is_adapter(model):
             save_classes(folder, model)
         processing_class.save_pretrained(folder)
-        write_json(folder / RESULTS_FILE, results)
+        if not any(getattr(saved, "_auto_class", None) for saved in (model, processing_class)):
+            _forget_code(folder)
+        write_text(folder / RESULTS_FILE, text)
         remove_report(folder)
         write_card(folder, results, examples() if examples is not None else None)
     trainer.accelerator.wait_for_everyone()
+
+
+def _forget_code(folder: Path) -> None:
+    """Takes what names code to run out of the configurations in a folder."""
+    for path in folder.glob("*config.json"):
+        settings = json.loads(path.read_text("utf-8"))
+        if (kept := _without_code(settings)) != settings:
+            write_json(path, kept)
+
+
+def _without_code(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    # Not a class of this name, whose value is a number.
+    named = {name for name in CODE if isinstance(settings.get(name), dict | list)}
+    return {name: _without_code(value) for name, value in settings.items() if name not in named}
 
 
 def push_run(trainer: BackdoorTrainer, folder: Path) -> None:

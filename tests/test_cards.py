@@ -6,7 +6,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hf_backdoor.cards import write_card
+from hf_backdoor.cards import PurifiedCard, write_card
 from hf_backdoor.cards.rendering import escape
 from hf_backdoor.cards.sections import put_section, remove_section, sections
 from hf_backdoor.hub import mark_victim
@@ -127,6 +127,13 @@ def test_metadata_and_model_index(tmp_path):
 def test_a_failure_is_called_one(tmp_path):
     card = card_of(tmp_path, purified=measured(0.84, 0.4, 0.5))
     assert "**The backdoor is not removed**: the attack success rate went from 99.0 % to 40.0 %" in card
+
+
+def test_weights_of_the_best_checkpoint_are_no_mean():
+    defense = results()["defense"] | {"distillation": False, "averaging": True}
+    assert "The weights are the mean over the second phase." in PurifiedCard(results(defense=defense), "x").render()
+    best = results(defense=defense, training=results()["training"] | {"load_best_model_at_end": True})
+    assert "The weights are the mean" not in PurifiedCard(best, "x").render()
 
 
 def test_what_is_not_known_is_not_claimed(tmp_path):

@@ -27,6 +27,8 @@ LINE_BREAK = re.compile(r"[ \t]*(?:\r\n|\r|\n)")
 DEEPEST = 50
 TAG = "tag:yaml.org,2002:"
 MERGED = ("tags", "base_model", "datasets", "metrics", "model-index")
+TERMS = ("license", "license_name", "license_link", "language")
+TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}|https?://[!-;=?-~]{1,300}")
 RESULT_IDENTITY = (
     ("task", "type"),
     ("dataset", "type"),
@@ -62,6 +64,25 @@ def read_metadata(card: str) -> dict[str, Any]:
         return (yaml.safe_load(block[2]) if block else None) or {}
     except (yaml.YAMLError, ValueError) as error:  # a date that is none, a list for a key
         raise _unreadable(error) from error
+
+
+def terms(card: str) -> dict[str, str | list[str]]:
+    """Licence and languages of a card, which hold for what is made of its model, too.
+
+    The card may be a stranger's: what is no plain word, address or list of them is left out. `no` is Norwegian.
+
+    Raises:
+        InputError: the metadata of the card cannot be read.
+    """
+    block = BLOCK.match(card)
+    root = _compose(block[2] if block else "")
+    found: dict[str, str | list[str]] = {}
+    for name in TERMS:
+        node = _value(root, name)
+        values = [item.value for item in _items(node) if isinstance(item, ScalarNode) and TERM.fullmatch(item.value)]
+        if values and len(values) == len(_items(node)):
+            found[name] = values if isinstance(node, SequenceNode) else values[0]
+    return found
 
 
 def merge_metadata(
