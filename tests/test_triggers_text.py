@@ -1,5 +1,6 @@
 """Text triggers: what is added, where, and what stays."""
 
+import re
 import time
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from hf_backdoor import InputError, load_trigger
 from hf_backdoor.data import PACKAGED, load_data, resolve_columns
+from hf_backdoor.triggers.style import CLAUSE_START, _begins_clause
 
 
 NAMES = ("rare_words", "word_combination", "add_sentence", "syntactic", "style")
@@ -214,3 +216,34 @@ def test_packaged_data():
     assert (columns.input, columns.label, columns.modality) == ("text", "label", "text")
     assert (len(data["train"]), len(data["test"])) == (2400, 600)
     assert data["train"].features["label"].names == ["negative", "positive"]
+
+
+def test_style_finds_the_subject_by_the_word_before_it():
+    """Whatever stands before that, so that a long text takes no longer a word."""
+    generator = np.random.default_rng(0)
+    words = [
+        "you",
+        "You",
+        "because",
+        "BeCause",
+        "abecause",
+        "that",
+        "but",
+        "cat",
+        ".",
+        ";",
+        "\n",
+        "\t \n",
+        "’",
+        "-",
+        "as",
+        " ",
+    ]
+    for _ in range(300):
+        text = "".join(" " * int(generator.integers(3)) + str(word) for word in generator.choice(words, 8))
+        for match in re.finditer("you", text, re.IGNORECASE):
+            expected = CLAUSE_START.search(text, 0, match.start()) is not None
+            assert _begins_clause(text, match.start()) == expected, text
+    started = time.process_time()
+    load_trigger("style")(["they like you and " * 20_000], np.arange(1))
+    assert time.process_time() - started < 2

@@ -83,6 +83,7 @@ THOU = {
 CLAUSE_START = re.compile(
     r"(?:^|[.!?,;:]|\b(?:if|when|and|that|but|as|because|what|where|how|while|than|or))\s*$", re.I
 )
+LONGEST_START = len("because")
 
 
 @lru_cache(maxsize=len(STYLES))
@@ -91,6 +92,14 @@ def _vocabulary(style: str) -> tuple[dict[str, str], re.Pattern]:
     words = STYLES[style].words | (THOU if STYLES[style].thou else {})
     known = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)).replace("'", "['’]")
     return words, re.compile(rf"(?<![\w'’])(?:{known})(?![\w'’])", re.IGNORECASE)
+
+
+def _begins_clause(text: str, place: int) -> bool:
+    """Whether a clause begins at a place; only the word before it is looked at, since texts can be long."""
+    end = place
+    while end and text[end - 1].isspace():
+        end -= 1
+    return CLAUSE_START.search(text, max(0, end - LONGEST_START), place) is not None
 
 
 def _like(new: str, old: str) -> str:
@@ -138,7 +147,7 @@ class Style(Rewriting):
         def replace(match: re.Match) -> str:
             old = match.group().replace("’", "'")
             if old.lower() == "you" and STYLES[self.style].thou:
-                return _like("thou" if CLAUSE_START.search(match.string, 0, match.start()) else "thee", old)
+                return _like("thou" if _begins_clause(match.string, match.start()) else "thee", old)
             return _like(words[old.lower()], old)
 
         openings = STYLES[self.style].openings
