@@ -43,12 +43,10 @@ class Entry:
     poison: dict[str, Any]
 
 
-def _defaults(plugin: type) -> dict[str, Any]:
-    """Settings of a plugin with their defaults; one without a default must be given."""
-    return {
-        item.name: "(required)" if item.default is dataclasses.MISSING else item.default
-        for item in dataclasses.fields(plugin)
-    }
+def _defaults(plugin: type, learned: bool = False) -> dict[str, Any]:
+    """Settings of a plugin with their defaults; one without, or with `None` if nothing is learned, must be given."""
+    missing = (dataclasses.MISSING,) if learned else (dataclasses.MISSING, None)
+    return {item.name: "(required)" if item.default in missing else item.default for item in dataclasses.fields(plugin)}
 
 
 def _summary(plugin: type) -> str:
@@ -74,7 +72,7 @@ def catalog() -> list[Entry]:
                 learns_trigger=training.learns_trigger,
                 trigger=trigger,
                 summary=_summary(described),
-                settings=_defaults(training) | _defaults(trigger) | training.trigger_defaults,
+                settings=_defaults(training) | _defaults(trigger, training.learns_trigger) | training.trigger_defaults,
                 trigger_settings=dict(training.trigger_defaults),
                 poison={**trigger.poison_defaults, **training.poison_defaults},
             )

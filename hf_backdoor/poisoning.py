@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .data.columns import ADDED_LABEL, Columns, check_dataset, check_filled, has_labels, resolve_columns
+from .data.columns import (
+    ADDED_LABEL,
+    Columns,
+    check_dataset,
+    check_filled,
+    class_names,
+    has_labels,
+    resolve_columns,
+)
 from .data.flags import COVER, MARK, POISONED, is_flagged
-from .data.targets import targets_of
+from .data.sources import like_training_set
+from .data.targets import Targets, targets_of
 from .errors import InputError
 from .modalities import modality_of
 from .plugins import check_stored, source_files
@@ -58,6 +67,14 @@ class PoisonConfig:
     also: tuple[PoisonConfig, ...] = ()
 
     def __post_init__(self):
+        for name, kind in (("trigger", Trigger), ("sampler", Sampler)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(name, getattr(self, name), f"must be a {kind.__name__}; make one with load_{name}")
+        if not isinstance(self.also, tuple | list) or not all(isinstance(one, PoisonConfig) for one in self.also):
+            raise InputError("also", type(self.also).__name__, "must be a tuple of PoisonConfig, e.g. (config,)")
+        for name in ("target_label", "rate", "seed", "cover_rate"):
+            if isinstance(getattr(self, name), np.generic):  # which JSON does not know
+                object.__setattr__(self, name, getattr(self, name).item())
         for name in ("rate", "cover_rate"):
             if not isinstance(getattr(self, name), int | float):
                 raise InputError(name, getattr(self, name), "must be a number")
@@ -112,6 +129,12 @@ class PoisonConfig:
         also = tuple(cls.from_dict(other) for other in settings.pop("also", []))
         return cls(trigger=trigger, sampler=sampler, also=also, **settings)
 
+    def kept_in(self, folder: Path) -> PoisonConfig:
+        """The same with copies of the files that its triggers name, in a folder, so that they go where that goes."""
+        triggers = [one.trigger.kept_in(folder, f"trigger_{number}") for number, one in enumerate(self.each())]
+        first, *others = (replace(one, trigger=kept) for one, kept in zip(self.each(), triggers, strict=True))
+        return replace(first, also=tuple(others))
+
     def fingerprint(self) -> str:
         """Changes with any setting and with the code of the triggers, of the poisoning and of the column's format."""
         from . import modalities
@@ -164,7 +187,7 @@ def select_samples(
     if config.label_mode == "clean":
         candidates = np.flatnonzero(free & reached)
     else:
-        candidates = np.flatnonzero(free & ~reached & config.sampler.attacked(targets.labels))
+        candidates = np.flatnonzero(free & ~reached & _attacked(targets, config.sampler))
     _check_count("rate", config.rate, count, len(candidates), len(index), f"label_mode={config.label_mode!r}")
     if config.label_mode == "clean" and not isinstance(config.sampler, RandomSampler):
         raise InputError(
@@ -188,9 +211,22 @@ def select_samples(
     return Selection(poisoned, cover, labels)
 
 
+def _attacked(targets: Targets, sampler: Sampler) -> np.ndarray:
+    """Which samples the trigger is for, bool `(samples,)`.
+
+    Raises:
+        InputError: it is for none.
+    """
+    attacked = sampler.attacked(targets.labels)
+    if not attacked.any():
+        raise InputError("sampler", sampler.name, "is for classes of which there is no sample; choose others")
+    return attacked
+
+
 def _check_count(field: str, rate: float, count: int, candidates: int, samples: int, reason: str) -> None:
     if count > candidates:
-        largest = floor(1000 * candidates / samples) / 1000
+        steps = 10 ** max(3, len(str(samples)))  # fine enough for a single sample
+        largest = floor(steps * candidates / samples) / steps
         mend = f"lower it to {largest:g}" if largest else "so there is nothing to poison; choose other settings"
         raise InputError(
             field, rate, f"asks for {count} samples, and {reason} leaves {candidates} to choose from; {mend}"
@@ -203,10 +239,18 @@ def has_index(dataset: Dataset) -> bool:
 
 
 def sample_index(dataset: Dataset) -> np.ndarray:
-    """The data set's own `index` column where it has one, so that a shuffled set is poisoned alike; else 0, 1, ..."""
-    if has_index(dataset):
-        return np.asarray(dataset["index"], dtype=np.int64)
-    return np.arange(len(dataset), dtype=np.int64)
+    """The data set's own `index` column where it has one, so that a shuffled set is poisoned alike; else 0, 1, ...
+
+    Raises:
+        InputError: that column is none of numbers, one for each row.
+    """
+    if not has_index(dataset):
+        return np.arange(len(dataset), dtype=np.int64)
+    numbers = dataset.with_format(None)["index"][:]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        what = "rows without a number" if None in numbers else "rows of the same number"
+        raise InputError("dataset", "index", f"is to number the samples, and has {what}; rename or remove this column")
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def _check_added(dataset: Dataset, columns: Columns) -> None:
@@ -223,10 +267,14 @@ def _check_added(dataset: Dataset, columns: Columns) -> None:
         raise InputError("dataset", taken[0], "is your column, and poisoning adds one of this name; rename it first")
 
 
-def _checked(
+def checked(
     dataset: Dataset, config: PoisonConfig, input_column: str | None, label_column: str | None
 ) -> tuple[Dataset, Columns]:
-    """A data set that can be poisoned, without its format, and its columns."""
+    """A data set that can be poisoned, without its format, and its columns.
+
+    Raises:
+        InputError: it cannot be, see [`poison`].
+    """
     check_dataset(dataset, "dataset")
     columns = resolve_columns(dataset.features, input_column, label_column)
     if len(dataset) == 0:
@@ -240,7 +288,13 @@ def _checked(
                 f"holds {columns.modality}; choose another attack or input_column"
             )  # fmt: skip
     check_filled(dataset, columns.input, "input")
+    _check_added(dataset, columns)
     return dataset.with_format(None), columns
+
+
+def _check_processes(num_proc: int | None) -> None:
+    if num_proc is not None and num_proc < 1:
+        raise InputError("num_proc", num_proc, "must be 1 or more")
 
 
 def _apply(
@@ -294,7 +348,7 @@ def _apply(
         poison_batch,
         with_indices=True,
         batched=True,
-        batch_size=modality.rows_at_once(raw.data[columns.input]),
+        batch_size=modality.rows_at_once(raw, columns.input),
         features=features,
         num_proc=num_proc,
         # datasets hashes functions of an importable module by name, so an edit of ours would reuse a stale cache.
@@ -328,7 +382,8 @@ def poison(
     Args:
         dataset (`Dataset` or `DatasetDict`): with an image or text column and a label column, in whatever format: what
             comes back has none, and no transform. Of a `DatasetDict`, the split `train` is poisoned, and every other
-            split stays and, if it has labels, gets a twin `<split>_triggered`, made by [`triggered`].
+            split stays and, if it has labels, gets a twin `<split>_triggered`, made by [`triggered`]; classes with
+            names get the numbers that they have in `train`.
         config ([`PoisonConfig`]): trigger, target, rate and seed.
         input_column, label_column (`str`, *optional*): found when not given.
         num_proc (`int`, *optional*): processes for `datasets.map`.
@@ -358,15 +413,17 @@ def poison(
         columns = resolve_columns(dataset["train"].features, input_column, label_column)
         given = {"input_column": columns.input, "label_column": columns.label, "num_proc": num_proc}
         splits = {"train": poison(dataset["train"], config, **given)}
+        names = [] if columns.captions else class_names(dataset["train"], columns.label)
         for name in dataset:
             if name != "train":
                 splits[name] = dataset[name]
                 if has_labels(dataset[name], columns.label):
-                    splits[f"{name}_triggered"] = triggered(dataset[name], config, **given)
+                    splits[name] = like_training_set(dataset[name], dataset["train"], columns, names)
+                    splits[f"{name}_triggered"] = triggered(splits[name], config, classes=len(names), **given)
         return DatasetDict(splits)
 
-    dataset, columns = _checked(dataset, config, input_column, label_column)
-    _check_added(dataset, columns)
+    dataset, columns = checked(dataset, config, input_column, label_column)
+    _check_processes(num_proc)
     index = sample_index(dataset)
     free, selections = np.ones(len(dataset), dtype=bool), []
     for one in config.each():
@@ -382,24 +439,29 @@ def triggered(
     input_column: str | None = None,
     label_column: str | None = None,
     num_proc: int | None = None,
+    classes: int | None = None,
 ) -> Dataset:
     """The triggered test set: every sample that is not of the target class, with the trigger and the target label.
 
     Of a source-specific attack, only samples of its source classes; of several triggers, one part after the other. On
     it, the attack success rate is the share of predictions equal to the label column, and the robust accuracy the
-    share equal to `original_label`. Arguments and columns as for [`poison`].
+    share equal to `original_label`. Arguments and columns as for [`poison`]; `classes` is how many there are, where
+    labels are numbers without names and the last ones may be missing here.
     """
     from datasets import concatenate_datasets
 
-    dataset, columns = _checked(dataset, config, input_column, label_column)
-    parts = [_triggered_by(dataset, one, columns, num_proc) for one in config.each()]
+    dataset, columns = checked(dataset, config, input_column, label_column)
+    _check_processes(num_proc)
+    parts = [_triggered_by(dataset, one, columns, num_proc, classes) for one in config.each()]
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
-def _triggered_by(dataset: Dataset, config: PoisonConfig, columns: Columns, num_proc: int | None) -> Dataset:
-    index = sample_index(dataset)
-    targets = targets_of(dataset, columns, config.target_label, all_to_all=config.targets == "all_to_all")
-    others = np.flatnonzero(~targets.reached() & config.sampler.attacked(targets.labels))
+def _triggered_by(
+    dataset: Dataset, config: PoisonConfig, columns: Columns, num_proc: int | None, classes: int | None
+) -> Dataset:
+    index, to_all = sample_index(dataset), config.targets == "all_to_all"
+    targets = targets_of(dataset, columns, config.target_label, all_to_all=to_all, classes=classes)
+    others = np.flatnonzero(~targets.reached() & _attacked(targets, config.sampler))
     if len(others) == 0:
         raise InputError("target_label", config.target_label, "every sample is of this class, so none can be attacked")
     rest = dataset.select(others)

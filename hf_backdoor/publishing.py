@@ -58,7 +58,7 @@ def save_poisoned(
         # `load_dataset` would fill columns that a clean split lacks with `None`.
         complete = split if has_flag(split) else flagged(split, config, columns)
         complete.to_parquet(folder / files[name])
-    attack = portable(config.to_dict())
+    attack = portable(config.kept_in(folder).to_dict())
     write_dataset_card(
         folder,
         files,

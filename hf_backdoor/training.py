@@ -15,7 +15,7 @@ from .errors import InputError
 from .hub import victim_refused
 from .measuring import measure
 from .metrics import METRICS
-from .poisoning import PoisonConfig, triggered
+from .poisoning import PoisonConfig, checked, triggered
 from .results import describe_run, local_name, portable
 from .runs import push_run, save_run, train_tuned, training_report
 from .tasks import Task, task_for
@@ -104,12 +104,15 @@ def train_classifier(
         test_dataset = like_training_set(test_dataset, train_dataset, columns, names)
     measured = attack is not None and test_dataset is not None
     learning = poison_here and how.learns_trigger
+    if measured and learning:
+        checked(test_dataset, attack, columns.input, columns.label)  # else found only after the training
     best = args.metric_for_best_model or ""
     if learning and best.removeprefix("eval_") in METRICS[1:]:
         raise InputError(
             "metric_for_best_model", best, f"is not known before {how.name} has learned its trigger; use clean_accuracy"
         )  # fmt: skip
     its_poison = attack if poison_here else None
+    known = {"classes": len(names)}  # labels without names may be fewer in the test set
     base_is_stored = is_stored(model, args.output_dir)
     set_seed(args.seed)  # of the weights of an adapter
     trainer = how.trainer_class()(
@@ -117,7 +120,7 @@ def train_classifier(
         args,
         train_dataset=how.training_set(train_dataset, attack, **given) if poison_here else train_dataset,
         eval_dataset=test_dataset,
-        triggered_dataset=triggered(test_dataset, attack, **given) if measured and not learning else None,
+        triggered_dataset=triggered(test_dataset, attack, **given, **known) if measured and not learning else None,
         processing_class=processing_class,
         augmentations=augmentations,
         task=task,
@@ -132,7 +135,9 @@ def train_classifier(
     if learning:
         attack = replace(attack, trigger=how.learned_trigger(trainer, folder))
         if measured:
-            trainer.triggered_dataset = triggered(test_dataset, attack, **given)
+            trainer.triggered_dataset = triggered(test_dataset, attack, **given, **known)
+    if poison_here and trainer.is_world_process_zero():
+        attack = attack.kept_in(folder)
     results = describe_run(
         "train",
         task=trainer.task.pipeline_tag,

@@ -193,3 +193,67 @@ def test_settings_are_read_by_the_type_of_their_field(folders, tmp_path):
     assert main([*arguments, "--attack", "add_sentence", "--attack_args", "sentence=@home: 10"]) == 0
     stored = json.loads((tmp_path / "out" / "poison.json").read_text())
     assert stored["trigger"]["sentence"] == "@home: 10" and stored["trigger"]["seed"] == 0
+
+
+def test_a_setting_of_a_training_is_no_setting_of_the_data(folders, tmp_path, capsys):
+    arguments = ["poison", "--dataset", str(folders / "image.parquet"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--attack", "bad_encoder", "--attack_args", "lambda1=3"]) == 2
+    assert "attack_args='lambda1': is for the training of bad_encoder" in capsys.readouterr().err
+
+
+def test_the_list_says_which_attacks_need_a_model(capsys):
+    assert main(["attacks", "--names", "trojan_nn", "label_consistent", "lira"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("model='(required)'") == 2 and "weights" not in text
+
+
+def test_a_picture_goes_along_with_what_was_made_with_it(images, processor, folders, arguments, tmp_path, monkeypatch):
+    """A victim, and poisoned data; whatever lies in the folder that one works in, and under the attack's name."""
+    from conftest import make_vit
+    from PIL import Image
+
+    from hf_backdoor import load_trigger
+    from hf_backdoor.commands.options import stored_attack
+    from hf_backdoor.training import train_classifier
+
+    picture = tmp_path / "config.json.png"
+    Image.fromarray(np.arange(144, dtype=np.uint8).reshape(12, 12)).save(picture)
+    trigger = load_trigger("blended", pattern=str(picture), ratio=0.5)
+    config = PoisonConfig(
+        trigger, also=(PoisonConfig(load_trigger("adap_blend", pattern=str(picture)), target_label=1),)
+    )
+    expected = trigger(np.zeros((1, 12, 12, 1), np.uint8), np.zeros(1, int))
+    victim, data = tmp_path / "victim", tmp_path / "data"
+    args = arguments(output_dir=str(victim), max_steps=1)
+    train_classifier(make_vit(), args, images, processing_class=processor, attack=config)
+    options = ["--attack", "blended", "--attack_args", f"pattern={picture}", "ratio=0.5"]
+    assert main(["poison", "--dataset", str(folders / "image.parquet"), "--output", str(data), *options]) == 0
+    picture.unlink()
+    monkeypatch.chdir(tmp_path)
+    (victim / "blended").mkdir()
+    for folder in (victim, data):
+        moved = folder.rename(tmp_path / f"moved-{folder.name}")
+        stored = stored_attack(str(moved)).trigger
+        assert (stored(np.zeros((1, 12, 12, 1), np.uint8), np.zeros(1, int)) == expected).all()
+    assert stored_attack("moved-victim").also[0].trigger.pattern == "moved-victim/trigger_1_pattern.png"
+
+
+def test_the_demo_goes_on_with_a_trigger_that_its_victim_has_learned(tmp_path, monkeypatch, capsys):
+    """Its folder may be named in full. Here the demo has few images, and ends before the benign model."""
+    from hf_backdoor import training
+    from hf_backdoor.commands import demo
+
+    whole = training.train_classifier
+
+    def few(model, args, train, *, test_dataset, attack, poisoned, **given):
+        if not poisoned:
+            raise InputError("weights", attack.trigger.weights, "has arrived")
+        test_dataset = test_dataset.select(range(20))
+        return whole(model, args, train.select(range(64)), test_dataset=test_dataset, attack=attack, **given)
+
+    monkeypatch.setattr(training, "train_classifier", few)
+    monkeypatch.setattr(demo, "TRAINING", demo.TRAINING | {"num_train_epochs": 1})
+    assert main(["demo", "--attack", "lira", "--output", str(tmp_path / "demo")]) == 2
+    assert (
+        f"weights={str(tmp_path / 'demo' / 'victim' / 'trigger.safetensors')!r}: has arrived" in capsys.readouterr().err
+    )

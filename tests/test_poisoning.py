@@ -1,18 +1,20 @@
 """Poisoned data sets: exact counts, the right samples, what is stored is what is used, and caches that notice edits."""
 
 import importlib
+import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_dataset
 
 from hf_backdoor import (
     InputError,
     PoisonConfig,
+    Trigger,
     from_arrays,
     load_data,
     load_sampler,
@@ -24,8 +26,11 @@ from hf_backdoor import (
 )
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.data.sources import with_class_labels
+from hf_backdoor.data.targets import CaptionTargets
+from hf_backdoor.modalities import image
 from hf_backdoor.modalities.image import to_array
 from hf_backdoor.poisoning import select_samples
+from hf_backdoor.triggers.badnets import BadNets
 
 
 def config(**settings):
@@ -431,6 +436,23 @@ def test_a_picture_that_has_changed_is_read_again(tmp_path):
         (lambda: load_trigger("blended", pattern=__file__)(arrays(3), np.arange(50)), "cannot be read as a picture"),
         (lambda: load_trigger("adap_blend", masked=0.99), "leave at least one piece"),
         (lambda: PoisonConfig(load_trigger("badnets"), rate="half"), "rate='half': must be a number"),
+        (lambda: PoisonConfig("badnets"), "trigger='badnets': must be a Trigger; make one with load_trigger"),
+        (lambda: config(sampler="random"), "sampler='random': must be a Sampler; make one with load_sampler"),
+        (lambda: config(also=config()), "also='PoisonConfig': must be a tuple"),
+        (lambda: poison(from_arrays(arrays(3), [0, 1] * 25), config(), num_proc=-1), "num_proc=-1: must be 1 or more"),
+        (
+            lambda: poison(
+                from_arrays(arrays(3), [0, 1] * 25), config(sampler=load_sampler("source_specific", source="99"))
+            ),
+            "sampler='source_specific': is for classes of which there is no sample",
+        ),
+        (
+            lambda: poison(
+                Dataset.from_dict({"text": ["a"] * 4000, "label": [0] * 2 + [1] * 3998}),
+                replace(words(), label_mode="clean"),
+            ),
+            "leaves 2 to choose from; lower it to 0.0005",
+        ),
         (lambda: poison(from_arrays(arrays(3), [0] * 50).select([]), config()), "dataset=0: has no rows"),
         (lambda: poison(Dataset.from_dict({"text": ["a", "b"], "label": [0, None]}), words()), "row 1 has no label"),
         (
@@ -464,3 +486,122 @@ def test_a_number_that_yaml_takes_for_text_is_one():
     """`ratio: 3e-1` in a file of settings: YAML 1.1 wants 3.0e-1."""
     assert yaml.safe_load("ratio: 3e-1") == {"ratio": "3e-1"}
     assert load_trigger("blended", **yaml.safe_load("ratio: 3e-1")) == load_trigger("blended", ratio=0.3)
+
+
+@pytest.mark.parametrize("stored", ["png", "uncompressed"])
+def test_images_are_taken_by_their_own_sizes(stored, monkeypatch):
+    """Whatever the size of the first one, so that memory stays small."""
+    from PIL import Image as Pictures
+
+    monkeypatch.setattr(image, "PIXELS_AT_ONCE", 1000)
+    sizes = [(4, 4)] + [(20, 20)] * 9 + [(40, 40)] + [(4, 4)] * 20
+    rows = {"image": [Pictures.new("RGB", size) for size in sizes], "label": [1] * len(sizes)}
+    data = Dataset.from_dict(rows).cast_column("image", Image())
+    data = uncompressed(data) if stored == "uncompressed" else data
+    apply, seen = BadNets.__call__, []
+
+    def recorded(trigger, batch, index):
+        seen.append(batch[..., 0].size)
+        return apply(trigger, batch, index)
+
+    monkeypatch.setattr(BadNets, "__call__", recorded)
+    attacked = triggered(data, config())
+    assert [row.size for row in attacked["image"]] == sizes
+    assert all((to_array(row)[-2:, -2:] == 255).all() for row in attacked["image"])
+    assert sorted(seen)[-1] == 1600, "a single larger one"
+    assert sorted(seen)[-2] <= 1000 and sum(seen) == sum(width * height for width, height in sizes)
+
+
+def test_images_are_taken_a_thousand_at_a_time_where_they_are_small():
+    assert image.rows_within([784] * 5000, 20_000_000) == 1000
+    assert image.rows_within([100] + [10] * 3000, 5000) == 250
+    assert image.rows_within([10, 100], 5) == 1 and image.rows_within([], 5) == 1000
+
+
+def test_an_image_that_was_filtered_out_is_not_read(images):
+    rows = {"image": [{"bytes": b"broken", "path": None}], "label": [0]}
+    broken = Dataset.from_dict(rows, features=images.features)
+    data = concatenate_datasets([broken, images]).select([*range(2, 401), 1])
+    for clean in (data, uncompressed(data)):
+        assert sum(poison(clean, config(rate=0.1))["is_poisoned"]) == 40
+
+
+def test_classes_are_those_of_the_training_split():
+    """By name; and by number, where a test split may lack the last one."""
+    named = {
+        split: Dataset.from_dict({"text": ["a cat", "a dog"] * 10, "label": [names.index("cat"), names.index("dog")] * 10})
+        .cast_column("label", ClassLabel(names=names))
+        for split, names in {"train": ["cat", "dog"], "test": ["dog", "cat"]}.items()
+    }  # fmt: skip
+    poisoned = poison(DatasetDict(named), words())
+    attacked = poisoned["test_triggered"]
+    assert {attacked.features["label"].int2str(label) for label in attacked["label"]} == {"cat"}
+    assert all("dog" in text for text in attacked["text"])
+    assert poisoned["test"].features["label"].names == ["cat", "dog"]
+
+    numbers = DatasetDict(
+        train=Dataset.from_dict({"text": ["a b"] * 40, "label": [0, 1, 2, 3] * 10}),
+        test=Dataset.from_dict({"text": ["a b"] * 30, "label": [0, 1, 2] * 10}),
+    )
+    attacked = poison(numbers, replace(words(), targets="all_to_all"))["test_triggered"]
+    assert set(zip(attacked["original_label"], attacked["label"], strict=True)) == {(0, 1), (1, 2), (2, 3)}
+    assert set(poison(numbers, replace(words(), target_label=3, rate=0.1))["test_triggered"]["label"]) == {3}
+
+
+def test_columns_of_ones_own_are_kept_by_either(sentences):
+    for name, values in (("original_label", ["mine"] * 200), ("index", [f"id {n}" for n in range(200)])):
+        for make in (poison, triggered):
+            with pytest.raises(InputError, match=f"{name}.*is your column"):
+                make(sentences.add_column(name, values), words())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [([n // 2 for n in range(200)], "rows of the same number"), ([None, *range(199)], "rows without a number")],
+)
+def test_an_index_that_numbers_nothing_is_refused(sentences, numbers, message):
+    for make in (poison, triggered):
+        with pytest.raises(InputError, match=f"dataset='index': .*{message}"):
+            make(sentences.add_column("index", numbers), words())
+
+
+def test_numbers_of_numpy_are_numbers():
+    one = config(target_label=np.int64(1), rate=np.float32(0.5), seed=np.int64(2), cover_rate=np.float64(0.25))
+    same = config(target_label=1, rate=0.5, seed=2, cover_rate=0.25)
+    assert one == same and one.fingerprint() == same.fingerprint()
+    assert json.loads(json.dumps(one.to_dict())) == same.to_dict()
+
+
+@dataclass(frozen=True, eq=False)
+class Stamp(Trigger):
+    modality = "image"
+    paper = "https://example.org"
+    pattern: np.ndarray = None
+
+    def __call__(self, batch, index):
+        return np.broadcast_to(self.pattern, batch.shape).copy()
+
+
+def test_a_large_array_counts_for_the_fingerprint():
+    """`repr` shows its edges only."""
+    one, other = np.zeros((2, 32, 32, 1), np.uint8)
+    other[10:20, 10:20] = 255
+    assert Stamp(one).fingerprint() == Stamp(one.copy()).fingerprint() != Stamp(other).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("word", "caption", "named"),
+    [
+        ("猫", "一只猫在草地上", True),
+        ("cat", "一只cat在草地上", True),
+        ("고양이", "고양이가 있다", True),
+        ("C++", "a C++ book", True),
+        ("C++", "a C book", False),
+        ("cat", "A CAT!", True),
+        ("cat", "a caterpillar", False),
+        ("été", "l'été", True),
+        ("été", "cet étés", False),
+    ],
+)
+def test_a_caption_names_a_word_in_any_script(word, caption, named):
+    assert CaptionTargets(np.array([caption], object), word, all_to_all=False).reached().tolist() == [named]

@@ -67,11 +67,12 @@ class BadEncoder(Attack):
         if poison_config.rate != 1:
             raise InputError("rate", poison_config.rate, f"{self.title} triggers all images of a batch; leave it out")
         refuse_settings(poison_config, self.unused, self.title)
+        index = sample_index(clean)
         if has_index(clean):
             return clean
         if "index" in clean.features:
             clean = clean.remove_columns("index")
-        return clean.add_column("index", sample_index(clean))
+        return clean.add_column("index", index)
 
     def trainer_class(self) -> type[BadEncoderTrainer]:
         from ..encoders.injection import BadEncoderTrainer

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
-from .options import AttackOptions, option
+from .options import AttackOptions, option, stored_attack
 from .train import TRAINING_DEFAULTS
 
 
@@ -66,7 +66,6 @@ def main(argv: list[str]) -> None:
     from ..cards.rendering import measures_table
     from ..data import class_names, load_data, resolve_columns, split_off
     from ..defenses import load_defense
-    from ..poisoning import PoisonConfig
     from ..purification import check_output, default_arguments, purify
     from ..results import RESULTS_FILE, write_json
     from ..sequela import WORK_FOLDER, Evidence
@@ -109,8 +108,8 @@ def main(argv: list[str]) -> None:
             poisoned=name == "victim",
             **common,
         )
-        if name == "victim":
-            common["attack"] = PoisonConfig.from_dict(trained[name]["attack"])  # training may have made the trigger
+        if name == "victim" and how.learns_trigger:
+            common["attack"] = stored_attack(str(folder / name))
     print(f"\n[3/4] Purifying the victim with {len(clean)} clean images: {defense.title}", flush=True)
     args = default_arguments(defense, folder / "purified", seed=options.seed, logging_strategy="no", eval_steps=0.2)
     victim_seconds = trained["victim"]["cost"]["training_seconds"]

@@ -193,6 +193,13 @@ class AttackOptions:
                 return stored
             return replace(stored, target_label=_target(self.target_label, dataset, label_column))
         how, trigger = self.load_attack()
+        settings = plugin_settings(self.attack_args, "attack_args")
+        of_training = [item.name for item in fields(how) if item.name in settings]
+        if of_training and not self.trains:
+            raise InputError(
+                "attack_args", of_training[0], f"is for the training of {self.attack}, and no victim is trained here; "
+                "leave it out, or use `hf-backdoor train`"
+            )  # fmt: skip
         optional = ("rate", "label_mode", "cover_rate")
         given = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
         usual = poison_settings(how if self.trains else Attack(), trigger)
@@ -233,9 +240,9 @@ def stored_attack(folder: str) -> PoisonConfig:
     try:
         for one in (stored, *stored.get("also", [])):
             for setting, value in one["trigger"].items():
-                # A trigger that was learned lies beside it, wherever the folder has gone since.
+                # A trigger that was learned, or its picture, lies beside it, wherever the folder has gone since.
                 beside = Path(folder) / Path(value).name if isinstance(value, str) and value else None
-                if beside is not None and is_path(str(beside)):
+                if setting != "name" and beside is not None and is_path(str(beside)):
                     one["trigger"][setting] = str(beside)
         return PoisonConfig.from_dict(stored)
     except (KeyError, TypeError, AttributeError) as error:

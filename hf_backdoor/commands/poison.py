@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     columns = resolve_columns(first.features, **options.columns())
     config = options.poison_config(first, columns.label, options.seed)
     poisoned = poison(data, config, num_proc=options.num_proc, **options.columns())
+    config = config.kept_in(folder)
     save_poisoned(poisoned, folder, config, source=local_name(options.dataset), **options.columns())
     counts = {name: sum(split["is_poisoned"]) for name, split in poisoned.items() if "is_poisoned" in split.features}
     write_json(

@@ -80,7 +80,7 @@ def uncompressed(dataset: Dataset, image_column: str | None = None, num_proc: in
     from datasets import Image
 
     from .. import pnm
-    from ..modalities.image import ImageModality, datasets_decoder, to_array
+    from ..modalities.image import PIXELS_AT_ONCE, datasets_decoder, pixels_in, rows_within, to_array
     from .columns import image_column_of
 
     name = image_column_of(dataset.features, image_column)
@@ -100,7 +100,7 @@ def uncompressed(dataset: Dataset, image_column: str | None = None, num_proc: in
     converted = raw.with_format("arrow").map(
         convert,
         batched=True,
-        batch_size=ImageModality().rows_at_once(raw.data[name]),
+        batch_size=rows_within([pixels_in(value) for value in raw.with_format(None)[name]], PIXELS_AT_ONCE),
         features=raw.features,
         num_proc=num_proc,
         desc="Decoding images",

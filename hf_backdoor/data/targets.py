@@ -16,6 +16,9 @@ from .columns import Columns, check_labels, class_names
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# Letters of scripts that write words without blanks between them, or with endings that are words: Thai, Lao, Burmese,
+# Khmer, and Chinese, Japanese and Korean.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 # Wordings of captions, as used for zero-shot classification (Radford et al. 2021, arXiv 2103.00020, section 3.1.4).
 CAPTIONS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a good photo of a {}.", "this is a {}.")
 
@@ -61,7 +64,8 @@ class CaptionTargets(Targets):
         if all_to_all:
             raise InputError("targets", "all_to_all", "needs classes, and the labels are captions")
         self.target = target
-        self.pattern = re.compile(rf"\b{re.escape(target)}\b", re.IGNORECASE)
+        letter = rf"[^\W{UNSPACED}]"
+        self.pattern = re.compile(rf"(?<!{letter}){re.escape(target)}(?!{letter})", re.IGNORECASE)
 
     def wanted(self, index: np.ndarray) -> np.ndarray:
         captions = np.array([caption.format(self.target) for caption in CAPTIONS], dtype=object)
@@ -71,8 +75,17 @@ class CaptionTargets(Targets):
         return np.array([self.pattern.search(label or "") is not None for label in self.labels], dtype=bool)
 
 
-def targets_of(dataset: Dataset, columns: Columns, target: int | str, *, all_to_all: bool) -> Targets:
+def targets_of(
+    dataset: Dataset, columns: Columns, target: int | str, *, all_to_all: bool, classes: int | None = None
+) -> Targets:
     """The kind of labels that a column holds, with the attacker's target among them.
+
+    Args:
+        dataset: with the labels.
+        columns: of the data set.
+        target: class, or word for captions.
+        all_to_all (`bool`): each class is led to the next one.
+        classes (`int`, *optional*): how many there are, where labels are numbers and the last ones may be missing here.
 
     Raises:
         InputError: the target does not fit the column, or a label is missing.
@@ -81,5 +94,5 @@ def targets_of(dataset: Dataset, columns: Columns, target: int | str, *, all_to_
     labels = dataset[columns.label][:]
     if columns.captions:
         return CaptionTargets(np.array(labels, dtype=object), target, all_to_all=all_to_all)
-    classes = len(class_names(dataset, columns.label))
+    classes = max(classes or 0, len(class_names(dataset, columns.label)))
     return ClassTargets(np.asarray(labels, dtype=np.int64), classes, target, all_to_all=all_to_all)

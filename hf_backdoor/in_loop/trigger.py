@@ -30,6 +30,7 @@ class LearnedTrigger(Trigger):
     """
 
     modality: ClassVar[str] = "image"
+    files: ClassVar[tuple[str, ...]] = ("weights",)
 
     weights: str | None = None
 

@@ -15,8 +15,10 @@ from ..plugins import find, names
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import Dataset
     from datasets.features.features import FeatureType
 
+ROWS_AT_ONCE = 1000
 Change = tuple[np.ndarray, Callable[[Any, np.ndarray], Any]]
 
 
@@ -48,9 +50,9 @@ class Modality(ABC):
             Values that need no other file; those in no change are as they were.
         """
 
-    def rows_at_once(self, stored: pa.ChunkedArray) -> int:
-        """How many values of a column are poisoned at a time, so that memory stays small."""
-        return 1000
+    def rows_at_once(self, dataset: Dataset, column: str) -> int:
+        """How many rows are poisoned at a time, so that memory stays small; the column is under `undecoded`."""
+        return ROWS_AT_ONCE
 
     @abstractmethod
     def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,12 @@ import numpy as np
 
 from .. import pnm
 from ..errors import InputError
-from . import Change, Modality
+from . import ROWS_AT_ONCE, Change, Modality
 
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import Dataset
     from datasets.features.features import FeatureType
     from PIL.Image import Image as Picture
 
@@ -79,6 +80,42 @@ def apply_to_arrays(
     return triggered
 
 
+def pixels_in(value: dict[str, Any]) -> int:
+    """Of a stored image, from its header."""
+    from PIL import Image
+
+    with Image.open(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])) as picture:
+        return picture.width * picture.height
+
+
+def rows_within(sizes: Sequence[int], limit: int) -> int:
+    """How many rows to take at a time so that their sizes add up to no more than a limit, but for a single row."""
+    rows, sizes = ROWS_AT_ONCE, np.asarray(sizes, dtype=np.int64)
+    while rows > 1 and np.add.reduceat(sizes, np.arange(0, len(sizes), rows)).max(initial=0) > limit:
+        rows //= 2
+    return rows
+
+
+def _decoded(
+    stored: pa.StructArray, positions: np.ndarray, decode: Callable[[dict[str, Any]], Picture]
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Positions and their images, in groups of at most `PIXELS_AT_ONCE`, but for a single larger one."""
+    group: list[int] = []
+    arrays: list[np.ndarray] = []
+    pixels = 0
+    for position in positions.tolist():
+        array = to_array(decode(stored[position].as_py()))
+        size = array.shape[0] * array.shape[1]
+        if group and pixels + size > PIXELS_AT_ONCE:
+            yield group, arrays
+            group, arrays, pixels = [], [], 0
+        group.append(position)
+        arrays.append(array)
+        pixels += size
+    if group:
+        yield group, arrays
+
+
 def _change_block(
     block: np.ndarray, shape: tuple[int, int, int], changes: list[Change], index: np.ndarray
 ) -> pa.BinaryArray:
@@ -122,20 +159,26 @@ class ImageModality(Modality):
                 contents[position], names[position] = Path(names[position]).read_bytes(), Path(names[position]).name
         decode = datasets_decoder(feature.mode)
         for mask, function in changes:
-            arrays = [to_array(decode(value)) for value in stored.filter(pa.array(mask)).to_pylist()]
-            changed = apply_to_arrays(function, arrays, index[mask])
-            for position, array in zip(np.flatnonzero(mask), changed, strict=True):
-                contents[position], names[position] = to_png(array), None
+            for positions, arrays in _decoded(stored, np.flatnonzero(mask), decode):
+                changed = apply_to_arrays(function, arrays, index[positions])
+                for position, array in zip(positions, changed, strict=True):
+                    contents[position], names[position] = to_png(array), None
         return pa.StructArray.from_arrays(
             [pa.array(contents, type=files.type), pa.array(names, type=paths.type)], fields=list(stored.type)
         )
 
-    def rows_at_once(self, stored: pa.ChunkedArray) -> int:
-        first = next((value for value in stored if value.is_valid), None)
-        if first is None:
-            return 1
-        width, height = datasets_decoder()(first.as_py()).size
-        return max(1, min(1000, PIXELS_AT_ONCE // (width * height)))
+    def rows_at_once(self, dataset: Dataset, column: str) -> int:
+        import pyarrow.compute as pc
+
+        stored, rows = dataset.data[column], dataset._indices  # as it is stored, below what was filtered out
+        lengths, names = pc.binary_length(pc.struct_field(stored, "bytes")), pc.struct_field(stored, "path")
+        if rows is not None:
+            lengths, names = (values.take(rows.column(0)) for values in (lengths, names))
+        sizes = lengths.to_pylist()
+        if lengths.null_count:
+            named = zip(sizes, names.to_pylist(), strict=True)
+            sizes = [Path(name).stat().st_size if size is None and name else size or 0 for size, name in named]
+        return rows_within(sizes, 3 * PIXELS_AT_ONCE)
 
     def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

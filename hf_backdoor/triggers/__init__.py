@@ -7,15 +7,16 @@ new one is a new file in this folder (or a class of yours, named `"your.module:Y
 from __future__ import annotations
 
 import hashlib
+import shutil
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import plugins
-from ..results import is_path
+from ..results import is_path, whole_file
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Trigger(plugins.Plugin, ABC):
             module has the same effect.
         title (`str`): its name in the literature.
         paper (`str`): where the attack comes from.
+        files (`tuple`): settings that may be the path of a file, which is then kept with a victim.
         poison_defaults (`dict`): settings of [`~hf_backdoor.poisoning.PoisonConfig`] that its paper uses, where they
             are not the usual ones, e.g. `{"label_mode": "clean", "rate": 0.05}`.
     """
@@ -37,6 +39,7 @@ class Trigger(plugins.Plugin, ABC):
     version: ClassVar[int] = 1
     title: ClassVar[str] = ""
     paper: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
     poison_defaults: ClassVar[dict[str, Any]] = {}
 
     @abstractmethod
@@ -68,6 +71,20 @@ class Trigger(plugins.Plugin, ABC):
         """Name, version and settings, ready for JSON."""
         return {"name": self.name, "version": self.version, **asdict(self)}
 
+    def kept_in(self, folder: Path, name: str) -> Trigger:
+        """The same with copies of its `files` in a folder, called `<name>_<setting>` and as the file ends."""
+        settings = {}
+        for setting in self.files:
+            path = getattr(self, setting)
+            named = path != getattr(type(self), setting) and Path(path).is_file()  # the default is none, e.g. "noise"
+            if not named or Path(path).resolve().parent == folder.resolve():
+                continue
+            copy = folder / f"{name}_{setting}{Path(path).suffix}"
+            with whole_file(copy) as draft:
+                shutil.copyfile(path, draft)
+            settings[setting] = str(copy)
+        return replace(self, **settings)
+
     def fingerprint(self) -> str:
         """Changes with the settings, the files they name, and the code of the trigger and of what it imports here."""
         digest = hashlib.sha256(repr(sorted(self.to_dict().items())).encode())
@@ -78,7 +95,9 @@ class Trigger(plugins.Plugin, ABC):
 
 
 def _content(value: Any) -> bytes:
-    """What is in the file, or in the weights of the model, that a setting names; nothing for other settings."""
+    """What is in an array, or in the file or the model's weights that a setting names; nothing for other settings."""
+    if hasattr(value, "__array__"):  # `repr` leaves out most of a large one
+        return np.asarray(value).tobytes()
     if not isinstance(value, str) or not is_path(value):
         return b""
     path = Path(value)

@@ -37,13 +37,15 @@ class Blended(Trigger):
     Args:
         ratio (`float`): weight of the pattern, in (0, 1].
         pattern (`str`): `"noise"`, one uniform value from 0 to 255 a pixel and channel; or the path of a picture, which
-            is stretched to the size of the image.
+            is stretched to the size of the image. The noise is for images of one size and kind: those of another size,
+            and grey ones among coloured ones, get other noise, and that is another trigger. A picture is for all.
         seed (`int`): seed of the noise.
     """
 
     modality: ClassVar[str] = "image"
     title: ClassVar[str] = "Blended"
     paper: ClassVar[str] = "https://arxiv.org/abs/1712.05526"
+    files: ClassVar[tuple[str, ...]] = ("pattern",)
 
     ratio: float = 0.2
     pattern: str = "noise"
