@@ -440,6 +440,7 @@ STEPS = {
     "ask for the card": ("HEAD", "/user/{}/resolve"),
     "load the card": ("GET", "/user/{}/resolve"),
     "check the card": ("POST", "/api/validate-yaml"),
+    "list the files": ("GET", "/api/models/user/{}/tree"),
     "ask how to upload": ("POST", "/api/models/user/{}/preupload"),
     "start the upload": ("POST", "/user/{}.git/info/lfs"),
     "upload": ("PUT", "/lfs/"),
