@@ -114,6 +114,8 @@ def child_purify_from_the_hub(clean):
         processor.push_to_hub(name, private=True)
         model.config.push_to_hub(name)
     model.push_to_hub("user/victim")
+    card = b"---\nlicense: mit\n---\n"
+    HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="user/victim")
     torch.save(model.state_dict(), "pytorch_model.bin")
     make_vit(seed=1).save_pretrained("other")
     other = CommitOperationAdd("model.safetensors", "other/model.safetensors")
@@ -149,7 +151,8 @@ def test_a_model_is_purified_by_its_hub_id(purified_from_the_hub):
     assert hub.repos["user/victim"].private, "loading needs the token"
     status, stderr = outcomes["user/victim"]
     assert status == 0, stderr
-    assert ModelCard.load(folder / "user-victim" / "README.md").data.base_model == "user/victim"
+    card = ModelCard.load(folder / "user-victim" / "README.md").data
+    assert card.base_model == "user/victim" and card.license == "mit"
     assert (folder / "user-victim" / "model.safetensors").is_file()
 
 
