@@ -395,7 +395,8 @@ def poison(
 
     Raises:
         InputError: the configuration does not fit the data; or they are no `Dataset`, lack an input or a label, are
-            poisoned already, or have a column of their own by the name of one that is added.
+            poisoned already, or have a column of their own by the name of one that is added, or an `index` in which a
+            number is missing or is there twice.
 
     Example:
 
