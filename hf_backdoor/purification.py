@@ -238,7 +238,7 @@ def purify(
         args.eval_strategy = "no"
     check_clean_set(clean, columns, names, args.per_device_train_batch_size)
     given_columns = {"input_column": columns.input, "label_column": columns.label}
-    attacked = triggered(test_dataset, attack, **given_columns) if attack is not None else None
+    attacked = triggered(test_dataset, attack, **given_columns, classes=len(names)) if attack is not None else None
 
     base_is_stored = is_stored(suspect, output_dir) and loaded and not new_head
     with measured_cost() as probe_cost:
@@ -289,6 +289,8 @@ def purify(
     purified = trainer.model.eval()
     both = {"before": suspect.to(purified.device), "after": purified}
     probe_seconds = probe_cost.seconds if new_head else 0
+    if attack is not None and output_dir is not None and trainer.is_world_process_zero():
+        attack = attack.kept_in(output_dir)
 
     results = describe_run(
         "purify",

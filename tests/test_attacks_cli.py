@@ -208,11 +208,13 @@ def test_the_list_says_which_attacks_need_a_model(capsys):
 
 
 def test_a_picture_goes_along_with_what_was_made_with_it(images, processor, folders, arguments, tmp_path, monkeypatch):
-    """A victim, and poisoned data; whatever lies in the folder that one works in, and under the attack's name."""
+    """A victim, a repaired model, and poisoned data; whatever lies in the folder that one works in, and under the
+    attack's name.
+    """
     from conftest import make_vit
     from PIL import Image
 
-    from hf_backdoor import load_trigger
+    from hf_backdoor import load_trigger, purify
     from hf_backdoor.commands.options import stored_attack
     from hf_backdoor.training import train_classifier
 
@@ -223,15 +225,19 @@ def test_a_picture_goes_along_with_what_was_made_with_it(images, processor, fold
         trigger, also=(PoisonConfig(load_trigger("adap_blend", pattern=str(picture)), target_label=1),)
     )
     expected = trigger(np.zeros((1, 12, 12, 1), np.uint8), np.zeros(1, int))
-    victim, data = tmp_path / "victim", tmp_path / "data"
+    victim, repaired, data = tmp_path / "victim", tmp_path / "repaired", tmp_path / "data"
     args = arguments(output_dir=str(victim), max_steps=1)
     train_classifier(make_vit(), args, images, processing_class=processor, attack=config)
+    purify(
+        str(victim), images, output_dir=repaired, attack=config, test_dataset=images, defense="fine_tuning",
+        args=arguments(output_dir=str(repaired), max_steps=1),
+    )  # fmt: skip
     options = ["--attack", "blended", "--attack_args", f"pattern={picture}", "ratio=0.5"]
     assert main(["poison", "--dataset", str(folders / "image.parquet"), "--output", str(data), *options]) == 0
     picture.unlink()
     monkeypatch.chdir(tmp_path)
     (victim / "blended").mkdir()
-    for folder in (victim, data):
+    for folder in (victim, repaired, data):
         moved = folder.rename(tmp_path / f"moved-{folder.name}")
         stored = stored_attack(str(moved)).trigger
         assert (stored(np.zeros((1, 12, 12, 1), np.uint8), np.zeros(1, int)) == expected).all()
