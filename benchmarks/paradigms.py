@@ -149,7 +149,8 @@ class Setting:
             needs.append(probe)
             late = lambda: {"target_label": attracted(probe)}  # noqa: E731
         if method == "fine_tuning" and "learning_rate" in self.changes:
-            content["learning_rate"] = self.changes["learning_rate"]  # the victim's
+            # The victim's, which is that of its adapter: all weights do not bear it.
+            content |= {"learning_rate": self.changes["learning_rate"], "peft": OWN_ADAPTER[0]}
         key = f"{self.name}-{self.seed}/{part}"
         return Run(key, "purify", content | settings, self.work / part, needs, late, self._about(part))
 
