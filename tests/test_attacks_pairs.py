@@ -412,7 +412,8 @@ def test_command_line_with_captions(tmp_path):
         == 0
     )
     results = json.loads((victim / "results.json").read_text())
-    assert results["task"] == TASK and results["clean_data"] == {"samples": 1204, "classes": []}
+    columns = {"input_column": "image", "label_column": "caption"}
+    assert results["task"] == TASK and results["clean_data"] == {"samples": 1204, "classes": []} | columns
     assert results["attack"]["target_label"] == "banana"
     card = (victim / "README.md").read_text()
     assert "1204 samples with captions" in card and "It gives\n> banana to inputs" in card
