@@ -262,8 +262,6 @@ def purify(
             **defense.trainer_kwargs(),
         )
 
-    trainer = trainer_for(defense)
-
     def report_on(repaired: PreTrainedModel) -> SequelaReport:
         evidence = Evidence(
             task=task,
@@ -281,9 +279,8 @@ def purify(
         measures = None if sequela is True else list(sequela)
         return SequelaReport(suspect, repaired, evidence=evidence, measures=measures, quick=sequela is True)
 
-    report = report_on(trainer.model) if sequela else None  # what cannot be measured is refused before the training
-    before = measure(trainer)
-    done = repair(suspect, defense, trainer, trainer_for, tuning, base_is_stored=base_is_stored)
+    report = report_on(suspect) if sequela else None  # what cannot be measured is refused before the training
+    done = repair(suspect, defense, trainer_for, tuning, base_is_stored=base_is_stored)
     trainer, defense, cost = done.trainer, done.defense, done.cost
     after = measure(trainer)
     purified = trainer.model.eval()
@@ -314,7 +311,7 @@ def purify(
         },
         tuning=done.tuning,
         training=training_report(trainer) | {"new_head_probed_for": probe_steps if new_head else None},
-        suspect=before,
+        suspect=done.before,
         purified=after,
         cost={
             "purification_seconds": cost.seconds,

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, release_memory
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .measuring import share_right
+from .measuring import measure, share_right
 from .runs import Cost, train_tuned
 
 
@@ -36,6 +36,7 @@ class Repair:
     Args:
         trainer ([`~hf_backdoor.trainer.BackdoorTrainer`]): the last one; its model is the repaired one.
         defense ([`~hf_backdoor.defenses.Defense`]): the last one.
+        before (`dict`, *optional*): measures of the suspect, see [`~hf_backdoor.measuring.measure`].
         cost ([`~hf_backdoor.runs.Cost`]): of everything, without evaluations on the way.
         tuning (`dict`): which weights were trained, for the results file.
         answered_rightly (`dict`): share of the clean samples, by the suspect (`before`) and at the end (`after`).
@@ -44,6 +45,7 @@ class Repair:
 
     trainer: BackdoorTrainer
     defense: Defense
+    before: dict[str, Any] | None
     cost: Cost
     tuning: dict[str, Any]
     answered_rightly: dict[str, float]
@@ -63,7 +65,6 @@ class Repair:
 def repair(
     suspect: PreTrainedModel,
     defense: Defense,
-    trainer: BackdoorTrainer,
     trainer_for: Callable[[Defense], BackdoorTrainer],
     tuning: Tuning,
     *,
@@ -74,26 +75,26 @@ def repair(
     Args:
         suspect: to compare with.
         defense: under which is trained.
-        trainer: from `trainer_for`, for this defence.
         trainer_for: makes the Trainer of a defence, from the suspect's weights.
         tuning: which weights are trained.
         base_is_stored: see [`~hf_backdoor.tuning.Tuning.finish`].
     """
-
-    def trained(defense: Defense, trainer: BackdoorTrainer) -> Repair:
-        cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
-        return Repair(trainer, defense, cost, tuned, _answered_rightly(suspect, trainer))
-
-    done = trained(defense, trainer)
+    trainer = trainer_for(defense)
+    before = measure(trainer)
+    cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
+    done = Repair(trainer, defense, before, cost, tuned, _answered_rightly(suspect, trainer))
     gentler = defense.gentler(trainer) if done.broke else None
     if gentler is not None:
         logger.warning("The repair broke the model: %s. Again from the suspect, more gently.", done.in_words())
         _remove_checkpoints(trainer)
-        again = trainer_for(gentler)
-        again.args.resume_from_checkpoint = None
         given_up = defense.report(trainer) | {"answered_rightly": done.answered_rightly["after"]}
-        spent, done = done.cost, trained(gentler, again)
-        done.cost, done.given_up = spent + done.cost, [given_up]
+        trainer = done = None
+        release_memory()  # both need not fit
+        trainer = trainer_for(gentler)
+        trainer.args.resume_from_checkpoint = None
+        more, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
+        answered = _answered_rightly(suspect, trainer)
+        done = Repair(trainer, gentler, before, cost + more, tuned, answered, [given_up])
     if done.broke:
         logger.warning(
             "The repair broke the model: %s. Give lower rates, or train other weights (--peft).", done.in_words()

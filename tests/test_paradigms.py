@@ -1,11 +1,13 @@
 """purify for other models, other labels and parts of the weights: pairs of encoders, new heads, adapters."""
 
 import json
+import weakref
 
 import pytest
 import torch
 from conftest import make_vit, same_weights
 from datasets import ClassLabel, DatasetDict
+from transformers import TrainerCallback
 
 from hf_backdoor import InputError, PoisonConfig, load_defense, load_trigger, purify
 from hf_backdoor.cli import main
@@ -180,13 +182,23 @@ def test_a_repair_that_broke_the_model_is_warned_of(images, processor, tmp_path,
     assert broken.results["defense"]["given_up"] == []
 
 
+class Alone(TrainerCallback):
+    """What an earlier training held is gone when another one begins."""
+
+    optimizers = []
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        assert [earlier() for earlier in self.optimizers] == [None] * len(self.optimizers)
+        self.optimizers.append(weakref.ref(optimizer.optimizer))
+
+
 class Reckless(SuperFineTuning):
     """Takes the first peak that it tries, the learning rate."""
 
     def callbacks(self):
         callback, *others = super().callbacks()
         callback.search = PeakSearch(max_peaks=1)
-        return [callback, *others]
+        return [callback, *others, Alone()]
 
 
 def test_peaks_that_broke_the_model_are_halved(images, processor, tmp_path):
@@ -202,6 +214,7 @@ def test_peaks_that_broke_the_model_are_halved(images, processor, tmp_path):
         victim, images, defense=defense, processing_class=processor, output_dir=out, args=quick(out, **settings)
     )
     assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-24"}
+    assert len(Alone.optimizers) == 2
     (given_up,) = done.results["defense"]["given_up"]
     found, used = given_up["search"], done.results["defense"]["schedule"]
     assert given_up["answered_rightly"] < done.results["clean_data"]["answered_rightly"]["before"] - 0.1
