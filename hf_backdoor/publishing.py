@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .cards import write_dataset_card
 from .data.columns import class_names, resolve_columns
 from .errors import InputError
-from .hub import commit
+from .hub.commits import commit
 from .poisoning import PoisonConfig, flagged
 from .results import RESULTS_FILE, portable, write_json
 

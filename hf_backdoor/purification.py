@@ -18,7 +18,7 @@ from .data.flags import POISONED, is_flagged
 from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
-from .hub import terms_of
+from .hub.cards import terms_of
 from .measuring import example_rows, measure
 from .models import commit_of, label_maps
 from .poisoning import PoisonConfig, triggered

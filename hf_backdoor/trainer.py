@@ -20,7 +20,9 @@ from .checkpoints import ReliableCheckpoints
 from .data.columns import ADDED_LABEL, Columns, resolve_columns
 from .data.flags import decoded, has_poison, unformatted
 from .errors import InputError
-from .hub import UnsavedToken, is_private, keep_sections_of_hub, mark_victim, public_refused, victim_refused
+from .hub.cards import keep_sections_of_hub, mark_victim
+from .hub.commits import UnsavedToken, is_private, public_refused
+from .hub.victims import victim_refused
 from .metrics import attack_success_rate, clean_accuracy, robust_accuracy
 from .tasks import Task, task_for
 

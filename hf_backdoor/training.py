@@ -12,7 +12,7 @@ from .cards import check_card
 from .data.columns import check_dataset, check_rows, resolve_columns
 from .data.sources import like_training_set, names_of_test_set
 from .errors import InputError
-from .hub import victim_refused
+from .hub.victims import victim_refused
 from .measuring import measure
 from .metrics import METRICS
 from .poisoning import PoisonConfig, checked, triggered

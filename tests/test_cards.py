@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from hf_backdoor.cards import PurifiedCard, write_card
 from hf_backdoor.cards.rendering import escape
 from hf_backdoor.cards.sections import put_section, remove_section, sections
-from hf_backdoor.hub import mark_victim
+from hf_backdoor.hub.cards import mark_victim
 
 
 def measured(ca, asr=None, ra=None):

@@ -85,7 +85,7 @@ def test_what_would_not_work_elsewhere_is_not_pushed(tmp_path):
 
 def test_a_repaired_model_takes_the_warning_of_its_victim_from_the_card_on_the_hub():
     from hf_backdoor.cards.sections import put_section, read_metadata
-    from hf_backdoor.hub import card_to_push, warned
+    from hf_backdoor.hub.cards import card_to_push, warned
 
     there = warned("---\nlicense: mit\ntags: [vision]\n---\n# Theirs\n")
     metadata = "---\ntags:\n- hf_backdoor\n- purified\n---\n"
@@ -98,7 +98,9 @@ def test_a_repaired_model_takes_the_warning_of_its_victim_from_the_card_on_the_h
 
 def test_a_repair_that_failed_is_pushed_as_a_victim_is(tmp_path):
     from hf_backdoor.cards.sections import put_section, read_metadata
-    from hf_backdoor.hub import backdoor_of, card_to_push, push_model, warned
+    from hf_backdoor.hub import push_model
+    from hf_backdoor.hub.cards import card_to_push, warned
+    from hf_backdoor.hub.victims import backdoor_of
 
     folder = write_model(tmp_path, purified={"attack_success_rate": 0.4}, attack={"rate": 0.1})
     assert "still has its backdoor; to push it all the same" in complaint(push_model, folder, "user/x")
@@ -114,7 +116,7 @@ def test_a_repair_that_failed_is_pushed_as_a_victim_is(tmp_path):
 
 def test_what_was_measured_of_a_victim_goes_from_the_card_on_the_hub():
     from hf_backdoor.cards.sections import put_section, read_metadata
-    from hf_backdoor.hub import card_to_push
+    from hf_backdoor.hub.cards import card_to_push
 
     def index(name, data):
         metrics = [{"type": "accuracy", "name": name, "value": 0.5}]
@@ -132,7 +134,7 @@ def test_what_was_measured_of_a_victim_goes_from_the_card_on_the_hub():
 
 def test_a_report_on_the_hub_goes_with_the_model_that_it_was_about():
     from hf_backdoor.cards.sections import put_section, read_metadata, sections
-    from hf_backdoor.hub import card_to_push
+    from hf_backdoor.hub.cards import card_to_push
 
     def result(config):
         return {
@@ -169,7 +171,7 @@ def test_a_victim_is_told_by_its_results_else_by_its_tag(tmp_path):
 def test_every_file_of_a_tokenizer_is_pushed(tmp_path):
     import transformers
 
-    from hf_backdoor.hub import PUSHED, known_files
+    from hf_backdoor.hub.files import PUSHED, known_files
 
     (tmp_path / "vocab.txt").write_text("film 1\n")
     (tmp_path / "bpe.codes").write_text("#version: 0.2\nt h 10\n")
@@ -181,7 +183,7 @@ def test_every_file_of_a_tokenizer_is_pushed(tmp_path):
 
 
 def test_tokens_are_masked(monkeypatch):
-    from hf_backdoor.hub import masked
+    from hf_backdoor.hub.commits import masked
 
     monkeypatch.setenv("HF_TOKEN", "a-token-of-another-form")
     text = f"401 for https://me:secret@host/x with Bearer {TOKEN}, {TOKEN}, a-token-of-another-form, hf_backdoor.cards"
@@ -196,7 +198,8 @@ def child_push_everything(folder):
     from huggingface_hub import HfApi, ModelCard, snapshot_download
 
     from hf_backdoor.cards.sections import CARD_FILE, sections
-    from hf_backdoor.hub import card_on_hub, push_model
+    from hf_backdoor.hub import push_model
+    from hf_backdoor.hub.cards import card_on_hub
 
     api = HfApi()
     repo_id = f"{api.whoami()['name']}/hf-backdoor-test-{uuid.uuid4().hex[:8]}"

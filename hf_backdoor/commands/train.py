@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
 
     from ..attacks import Attack
     from ..data import pick_split, resolve_columns, split_off
-    from ..hub import victim_refused
+    from ..hub.victims import victim_refused
     from ..purification import check_output
     from ..training import train_classifier
     from .training_options import TrainerOptions
