@@ -28,7 +28,7 @@ from .plugins import check_stored, source_files
 from .randomness import scramble
 from .samplers import Sampler, load_sampler
 from .samplers.random import RandomSampler
-from .triggers import Trigger, load_trigger
+from .triggers import TRIGGER, Trigger, load_trigger
 
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class PoisonConfig:
 
     def kept_in(self, folder: Path) -> PoisonConfig:
         """The same with copies of the files that its triggers name, in a folder, so that they go where that goes."""
-        triggers = [one.trigger.kept_in(folder, f"trigger_{number}") for number, one in enumerate(self.each())]
+        triggers = [one.trigger.kept_in(folder, f"{TRIGGER}{number}") for number, one in enumerate(self.each())]
         first, *others = (replace(one, trigger=kept) for one, kept in zip(self.each(), triggers, strict=True))
         return replace(first, also=tuple(others))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list, release_memory
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .measuring import measure, share_right
+from .results import as_json
 from .runs import Cost, train_tuned
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
     from .defenses import Defense
     from .trainer import BackdoorTrainer
@@ -62,6 +66,28 @@ class Repair:
         return f"it answers {shares['after']} of the clean samples rightly, and the suspect {shares['before']}"
 
 
+class GivenUp(TrainerCallback, ExportableState):
+    """Keeps in each checkpoint what was given up before, so that a resumed run knows it and does not begin a third."""
+
+    def __init__(self, reports: list[dict[str, Any]] | None = None):
+        self.reports = reports or []
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"reports": self.reports}, "attributes": {}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        if state.global_step > 0 and stored:
+            self.reports = stored["args"]["reports"]
+
+
+def given_up_before(trainer: BackdoorTrainer) -> list[dict[str, Any]]:
+    """Reports on what was given up before this training, by its checkpoint."""
+    return next(item.reports for item in trainer.callback_handler.callbacks if isinstance(item, GivenUp))
+
+
 def repair(
     suspect: PreTrainedModel,
     defense: Defense,
@@ -80,21 +106,24 @@ def repair(
         base_is_stored: see [`~hf_backdoor.tuning.Tuning.finish`].
     """
     trainer = trainer_for(defense)
-    before = measure(trainer)
+    trainer.add_callback(GivenUp())
+    before, others = measure(trainer), _checkpoints(trainer)
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
-    done = Repair(trainer, defense, before, cost, tuned, _answered_rightly(suspect, trainer))
-    gentler = defense.gentler(trainer) if done.broke else None
+    done = Repair(trainer, defense, before, cost, tuned, _answered_rightly(suspect, trainer), given_up_before(trainer))
+    gentler = defense.gentler(trainer) if done.broke and not done.given_up else None
     if gentler is not None:
         logger.warning("The repair broke the model: %s. Again from the suspect, more gently.", done.in_words())
-        _remove_checkpoints(trainer)
-        given_up = defense.report(trainer) | {"answered_rightly": done.answered_rightly["after"]}
+        _remove_checkpoints(trainer, others)
+        report = defense.report(trainer) | {"answered_rightly": done.answered_rightly["after"]}
+        given_up = [json.loads(as_json(report))]
         trainer = done = None
         release_memory()  # both need not fit
         trainer = trainer_for(gentler)
+        trainer.add_callback(GivenUp(given_up))
         trainer.args.resume_from_checkpoint = None
         more, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
         answered = _answered_rightly(suspect, trainer)
-        done = Repair(trainer, gentler, before, cost + more, tuned, answered, [given_up])
+        done = Repair(trainer, gentler, before, cost + more, tuned, answered, given_up)
     if done.broke:
         logger.warning(
             "The repair broke the model: %s. Give lower rates, or train other weights (--peft).", done.in_words()
@@ -113,9 +142,13 @@ def _answered_rightly(suspect: PreTrainedModel, trainer: BackdoorTrainer) -> dic
     return broadcast_object_list([shares])[0]
 
 
-def _remove_checkpoints(trainer: BackdoorTrainer) -> None:
-    """Of a repair that is given up: the next would be resumed from them."""
-    if trainer.is_world_process_zero() and trainer.args.save_strategy != "no":
-        for path in Path(trainer.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+def _checkpoints(trainer: BackdoorTrainer) -> set[Path]:
+    return set(Path(trainer.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+
+
+def _remove_checkpoints(trainer: BackdoorTrainer, others: set[Path]) -> None:
+    """Of a repair that is given up, for the next would be resumed from them; `others` were there before it."""
+    if trainer.is_world_process_zero():
+        for path in _checkpoints(trainer) - others:
             shutil.rmtree(path)
     trainer.accelerator.wait_for_everyone()

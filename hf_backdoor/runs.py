@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from .cards import write_card
 from .cards.sections import CARD_FILE, kept_card
 from .cards.sequela import remove_report
+from .checkpoints import found_checkpoint
+from .hub.files import PUSHED
 from .results import RESULTS_FILE, as_json, write_json, write_text
+from .triggers import TRIGGER
 from .tuning import Tuning, describe_tuning, is_adapter, parameter_counts
 
 
@@ -107,10 +110,12 @@ def train_tuned(trainer: BackdoorTrainer, tuning: Tuning, *, base_is_stored: boo
     Returns:
         The cost, without that of evaluations on the way, and the tuning for the results file.
     """
-    counts = parameter_counts(trainer.model)
+    counts, args = parameter_counts(trainer.model), trainer.args
+    if args.resume_from_checkpoint:
+        args.resume_from_checkpoint = found_checkpoint(args.resume_from_checkpoint, args.output_dir)
     trainer.evaluation_seconds = 0.0
     with measured_cost() as cost:
-        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     cost.seconds -= trainer.evaluation_seconds
     trainer.model = tuning.finish(trainer.accelerator.unwrap_model(trainer.model), base_is_stored=base_is_stored)
     return cost, describe_tuning(tuning, trainer.model, counts)
@@ -145,6 +150,9 @@ def save_run(
         text = as_json(results)
         for stale in [path for pattern in STALE for path in folder.glob(pattern)]:
             stale.unlink()
+        for trigger in folder.glob(f"{TRIGGER}*"):
+            if trigger.name not in text:
+                trigger.unlink()  # of an earlier attack
         card = folder / CARD_FILE
         had_card = card.is_file()
         if is_adapter(model):
@@ -166,7 +174,7 @@ def save_run(
 
 def _forget_code(folder: Path) -> None:
     """Takes what names code to run out of the configurations in a folder."""
-    for path in folder.glob("*config.json"):
+    for path in [folder / name for name in PUSHED if name.endswith("config.json") and (folder / name).is_file()]:
         settings = json.loads(path.read_text("utf-8"))
         if (kept := _without_code(settings)) != settings:
             write_json(path, kept)

@@ -102,14 +102,18 @@ def test_a_repair_that_failed_is_pushed_as_a_victim_is(tmp_path):
     from hf_backdoor.hub.cards import card_to_push, warned
     from hf_backdoor.hub.victims import backdoor_of
 
-    folder = write_model(tmp_path, purified={"attack_success_rate": 0.4}, attack={"rate": 0.1})
+    folder = write_model(
+        tmp_path, suspect={"attack_success_rate": 0.7}, purified={"attack_success_rate": 0.4}, attack={"rate": 0.1}
+    )
     assert "still has its backdoor; to push it all the same" in complaint(push_model, folder, "user/x")
     there = warned("---\nlicense: mit\n---\n# Theirs\n")
     ours = put_section("---\ntags:\n- purified\n---\n", "card", "# Repaired")
     card = card_to_push(ours, there, "user/x", backdoor=backdoor_of(folder, ours), new_model=True)
     assert card.count("[!CAUTION]") == 1 and "**This model still has its backdoor" in card
     assert read_metadata(card)["tags"] == ["backdoored", "purified"]
-    assert backdoor_of(write_model(tmp_path, purified={"attack_success_rate": 0.1}), ours) is None
+    for before, after in ((1.0, 0.1), (1.0, 0.3), (0.12, 0.16), (None, None)):  # two repairs, a benign model, no test
+        measured = {"suspect": {"attack_success_rate": before}, "purified": {"attack_success_rate": after}}
+        assert backdoor_of(write_model(tmp_path, **measured), ours) is None
     card = card_to_push(ours, card, "user/x", backdoor=None, new_model=True)
     assert "backdoor" not in card.partition("<!--")[0] and "[!CAUTION]" not in card, "the next repair did not fail"
 

@@ -1,6 +1,7 @@
 """purify for other models, other labels and parts of the weights: pairs of encoders, new heads, adapters."""
 
 import json
+import shutil
 import weakref
 
 import pytest
@@ -180,6 +181,7 @@ def test_a_repair_that_broke_the_model_is_warned_of(images, processor, tmp_path,
     assert known[1]["after"] < 0.5 and known[2]["after"] < 0.5
     assert caplog.text.count("Give lower rates") == 2 and "more gently" not in caplog.text
     assert broken.results["defense"]["given_up"] == []
+    assert load_defense("super_fine_tuning", peak_lr_1=10.0).gentler(None) is None, "one rate is a choice, too"
 
 
 class Alone(TrainerCallback):
@@ -213,8 +215,18 @@ def test_peaks_that_broke_the_model_are_halved(images, processor, tmp_path):
     done = purify(
         victim, images, defense=defense, processing_class=processor, output_dir=out, args=quick(out, **settings)
     )
-    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-24"}
     assert len(Alone.optimizers) == 2
+    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-24"}
+    Alone.optimizers.clear()
+    shutil.rmtree(out / "checkpoint-24")
+    resumed = purify(
+        victim, images, defense=defense, processing_class=processor, output_dir=out, overwrite=True,
+        args=quick(out, **settings, resume_from_checkpoint=True),
+    )  # fmt: skip
+    assert len(Alone.optimizers) == 1, "no third one is begun"
+    assert same_weights(resumed.model, done.model)
+    assert resumed.results["training"]["resumed_from"] == "checkpoint-20"
+    assert resumed.results["defense"]["given_up"] == done.results["defense"]["given_up"]
     (given_up,) = done.results["defense"]["given_up"]
     found, used = given_up["search"], done.results["defense"]["schedule"]
     assert given_up["answered_rightly"] < done.results["clean_data"]["answered_rightly"]["before"] - 0.1
@@ -224,6 +236,20 @@ def test_peaks_that_broke_the_model_are_halved(images, processor, tmp_path):
     assert same_weights(done.model, plain.model)
     card = (out / "README.md").read_text()
     assert "**Given up:** a first repair with peaks of" in card and "How the peaks were found" in card
+
+
+def test_checkpoints_of_others_outlive_a_repair_that_is_given_up(images, processor, tmp_path):
+    """The suspect may be one of them."""
+    suspect = tmp_path / "run" / "checkpoint-80"
+    purify(
+        make_vit(), images, defense="fine_tuning", processing_class=processor, output_dir=suspect,
+        args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3),
+    )  # fmt: skip
+    defense = Reckless(distillation=False, averaging=False)
+    args = quick(tmp_path / "run", learning_rate=10.0, save_strategy="steps", save_steps=10)
+    Alone.optimizers.clear()
+    done = purify(str(suspect), images, defense=defense, output_dir=tmp_path / "out", args=args)
+    assert done.results["defense"]["given_up"] and (suspect / "model.safetensors").is_file()
 
 
 def test_a_victim_moves_to_other_labels(images, processor, tmp_path):

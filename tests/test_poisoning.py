@@ -514,8 +514,9 @@ def test_images_are_taken_by_their_own_sizes(stored, monkeypatch):
 
 def test_images_are_taken_a_thousand_at_a_time_where_they_are_small():
     assert image.rows_within([784] * 5000, 20_000_000) == 1000
-    assert image.rows_within([100] + [10] * 3000, 5000) == 250
-    assert image.rows_within([10, 100], 5) == 1 and image.rows_within([], 5) == 1000
+    assert image.rows_within([100] + [10] * 3000, 5000) == 500
+    assert image.rows_within([40] * 3000, 100) == 3 and image.rows_within([], 5) == 1000
+    assert image.rows_within([24_000_000] + [784] * 5000, 20_000_000) == 1000, "a single large one is none of many"
 
 
 def test_an_image_that_was_filtered_out_is_not_read(images):

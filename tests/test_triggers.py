@@ -1,11 +1,13 @@
 """Triggers against their published formulas, worked out here pixel by pixel."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from hf_backdoor import InputError, load_trigger
-from hf_backdoor.triggers import trigger_names
+from hf_backdoor.triggers import Trigger, trigger_names
 
 
 NUMBERS = np.arange(2)
@@ -119,3 +121,27 @@ def test_bad_settings_are_explained(name, settings, message):
 def test_patch_larger_than_the_image():
     with pytest.raises(InputError, match="larger than the 10x8 image"):
         load_trigger("badnets", size=9)(batch(), NUMBERS)
+
+
+@dataclass(frozen=True)
+class Pasted(Trigger):
+    """Of a user's own, with a file that it cannot do without and one that it can."""
+
+    home = __name__
+    paper = "https://arxiv.org/abs/1708.06733"
+    files = ("picture", "mask")
+    picture: str
+    mask: str | None = None
+
+    def __call__(self, batch, index):
+        return batch
+
+
+def test_files_of_a_trigger_are_kept_where_it_goes(tmp_path):
+    """Those alone that are there and named; one that lies there already stays as it is."""
+    picture = tmp_path / "mine.png"
+    picture.write_bytes(b"pixels")
+    kept = Pasted(picture=str(picture)).kept_in(tmp_path / "victim", "trigger_0")
+    assert kept == Pasted(picture=str(tmp_path / "victim" / "trigger_0_picture.png"))
+    assert (tmp_path / "victim" / "trigger_0_picture.png").read_bytes() == b"pixels"
+    assert kept.kept_in(tmp_path / "victim", "trigger_1") == kept

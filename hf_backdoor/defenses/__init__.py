@@ -6,13 +6,13 @@ measuring and reporting are the same for all of them, and none of them ever sees
 
 from __future__ import annotations
 
-import json
 from abc import ABC
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
 from ..errors import InputError
+from ..results import as_json
 
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Defense(plugins.Plugin, ABC):
                 )  # fmt: skip
         try:
             settings = self.to_dict()
-            json.dumps(settings)
+            as_json(settings)
         except (TypeError, ValueError) as error:
             raise InputError(
                 "defense", self.name, f"has settings that no JSON can hold ({error}); have its to_dict return others"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError
-from ..super_fine_tuning.schedule import ScheduleConfig
+from ..super_fine_tuning.schedule import RATES, ScheduleConfig
 from . import Defense
 
 
@@ -97,7 +97,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
         }
 
     def gentler(self, trainer: Any) -> SuperFineTuning | None:
-        if self.complete:
+        if any(getattr(self, name) is not None for name in RATES):
             return None
         return replace(self, **{name: rate / 2 for name, rate in _callback(trainer).rates.items()})
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cards.sections import CARD_FILE, read_card
+from ..triggers import TRIGGER
 from .cards import card_on_hub, card_to_push
-from .commits import commit
+from .commits import commit, repository
 from .files import WEIGHTS, check_adapter, check_texts, is_weights, known_files
-from .victims import BACKDOORED, backdoor_of, victim_refused
+from .victims import BACKDOORED, WARNING, backdoor_of, victim_refused
 
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def push_model(
     backdoor = backdoor_of(folder, card)
     if backdoor and not i_know_this_model_is_backdoored:
         raise victim_refused(folder, backdoor)
+    if backdoor != WARNING:  # what attacked a model that is repaired is no part of it
+        files = {name: path for name, path in files.items() if not name.startswith(TRIGGER)}
     base = check_adapter(folder, files)
     check_texts(folder, files, card)
     has_weights = any(Path(name).match(WEIGHTS) for name in files)
@@ -82,8 +85,9 @@ def push_model(
         added = [CommitOperationAdd(name, path) for name, path in files.items() if name != CARD_FILE]
         if whole is not None and whole != there:
             added.append(CommitOperationAdd(CARD_FILE, whole.encode("utf-8", "surrogateescape")))
+        on_itself = base is not None and repository(api, base) == repository(api, repo_id)
         listed = api.list_repo_files(repo_id, revision=parent) if has_weights else []
-        stale = [name for name in listed if name not in files and is_weights(name, adapters_only=base == repo_id)]
+        stale = [name for name in listed if name not in files and is_weights(name, adapters_only=on_itself)]
         if stale:
             logger.warning("Deleted in %s, for they are of the model that was there: %s", repo_id, ", ".join(stale))
         return added + [CommitOperationDelete(name, is_folder=False) for name in stale]

@@ -48,12 +48,15 @@ def terms_of(source: str, revision: str | None = None) -> dict[str, str | list[s
     A card that is not there, or cannot be read, has none.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     path = Path(source) / CARD_FILE
     try:
         if Path(source).is_dir():
             return terms(read_card(path)) if path.is_file() else {}
         return terms(card_on_hub(HfApi(), source, revision or "main") or "")
+    except LocalEntryNotFoundError:  # offline; from_pretrained keeps no card
+        return {}
     except Exception as error:  # of huggingface_hub, its HTTP client, or the card of a stranger
         logger.warning("The licence of %s is not known, for its card cannot be read: %s", source, masked(str(error)))
         return {}

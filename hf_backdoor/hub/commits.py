@@ -48,6 +48,16 @@ def is_private(repo_id: str, token: str | None = None) -> bool:
     return bool(HfApi(token=token).repo_info(repo_id).private)
 
 
+def repository(api: HfApi, repo_id: str) -> str:
+    """Its present name, which may be another than it is known by; one that cannot be seen keeps the name given."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return api.repo_info(repo_id).id
+    except HfHubHTTPError:
+        return repo_id
+
+
 def commit(
     repo_id: str,
     operations: Callable[[HfApi, str, str], list[CommitOperationAdd | CommitOperationDelete]],

@@ -10,6 +10,7 @@ from ..cards.metadata import read_metadata
 from ..cards.sections import CARD_FILE, names_folder, read_card
 from ..errors import InputError
 from ..results import RESULTS_FILE
+from ..triggers import TRIGGER
 from .commits import masked
 
 
@@ -47,11 +48,12 @@ PUSHED = (
     "chat_template.jinja",
     CARD_FILE,
     "figures/*.png",
+    f"{TRIGGER}*",
     RESULTS_FILE,
     REPORT,
 )
 # Weights in the root of a repository, and folders that hold nothing else: also of other libraries.
-ADAPTERS = ("adapter_*",)
+ADAPTERS = ("adapter_config.json", "adapter_model*", "adapter_classes.json")
 WHOLE_MODELS = (
     *("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tf_model*", "flax_model*", "model.ckpt*"),
     *("rust_model.ot", "openvino_model*", "*.onnx", "*.gguf"),

@@ -13,7 +13,8 @@ from ..results import RESULTS_FILE
 
 BACKDOORED = "backdoored"
 WARNING = "has a backdoor, put in on purpose"  # as in the card of every victim
-STILL = "still has its backdoor"  # of a repair that was measured to have failed
+STILL = "still has its backdoor"  # of a repair that was measured to have left more than half of it
+VICTIM_ABOVE = 0.5  # ASR; some triggers move benign models, too
 
 
 def backdoor_of(folder: Path, card: str | None) -> str | None:
@@ -28,7 +29,8 @@ def backdoor_of(folder: Path, card: str | None) -> str | None:
     try:
         results = json.loads(stored.read_text("utf-8"))
         if "purified" in results:
-            return STILL if ((results["purified"] or {}).get("attack_success_rate") or 0) > REMOVED_BELOW else None
+            before, after = ((results.get(of) or {}).get("attack_success_rate") or 0 for of in ("suspect", "purified"))
+            return STILL if before > VICTIM_ABOVE and after > max(REMOVED_BELOW, before / 2) else None
         return WARNING if "victim" in results or results.get("attack") else None
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError("model", str(folder), f"has a {RESULTS_FILE} that cannot be read ({error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -88,10 +89,14 @@ def pixels_in(value: dict[str, Any]) -> int:
         return picture.width * picture.height
 
 
+def _size_of(path: str) -> int:
+    return os.path.getsize(path) if os.path.isfile(path) else 0
+
+
 def rows_within(sizes: Sequence[int], limit: int) -> int:
-    """How many rows to take at a time so that their sizes add up to no more than a limit, but for a single row."""
-    rows, sizes = ROWS_AT_ONCE, np.asarray(sizes, dtype=np.int64)
-    while rows > 1 and np.add.reduceat(sizes, np.arange(0, len(sizes), rows)).max(initial=0) > limit:
+    """How many rows to take at a time so that their sizes add up to about a limit; single ones may be larger."""
+    rows, sizes = ROWS_AT_ONCE, np.minimum(np.asarray(sizes, dtype=np.int64), limit)
+    while rows > 1 and np.add.reduceat(sizes, np.arange(0, len(sizes), rows)).max(initial=0) > 2 * limit:
         rows //= 2
     return rows
 
@@ -177,7 +182,7 @@ class ImageModality(Modality):
         sizes = lengths.to_pylist()
         if lengths.null_count:
             named = zip(sizes, names.to_pylist(), strict=True)
-            sizes = [Path(name).stat().st_size if size is None and name else size or 0 for size, name in named]
+            sizes = [_size_of(name) if size is None and name else size or 0 for size, name in named]
         return rows_within(sizes, 3 * PIXELS_AT_ONCE)
 
     def illustrate(self, examples: list[dict[str, Any]], names: list[str], folder: Path) -> str:

@@ -13,14 +13,12 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from ..errors import InputError
-from .schedule import PRESETS, ScheduleConfig, TriangularSchedule
+from .schedule import PRESETS, RATES, ScheduleConfig, TriangularSchedule
 from .search import PeakSearch, SearchResult, largest_rate
 
 
 if TYPE_CHECKING:
     from ..tasks import Task
-
-RATES = ("base_lr", "peak_lr_1", "peak_lr_2")
 
 logger = logging.get_logger(__name__)
 
@@ -89,7 +87,9 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
                 "lr_scheduler_type", args.lr_scheduler_type, "super-fine-tuning sets the learning rate itself and "
                 "needs a scheduler made of lambdas; leave lr_scheduler_type at its default"
             )  # fmt: skip
-        if any(weight.requires_grad and weight.dtype == torch.float16 for weight in kwargs["model"].parameters()):
+        # DeepSpeed has them in float32 elsewhere.
+        halved = (weight.requires_grad and weight.dtype == torch.float16 for weight in kwargs["model"].parameters())
+        if not args.deepspeed and any(halved):
             raise InputError("dtype", "float16", "such weights do not survive high peaks; load with dtype='float32'")
         largest = largest_rate(scheduler.optimizer.param_groups)
         if largest <= 0:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from ..errors import InputError
 
 
+RATES = ("base_lr", "peak_lr_1", "peak_lr_2")
+
+
 @dataclass(frozen=True)
 class TriangularSchedule:
     """Two phases of linear triangles between a base rate and the phase's peak (Sha et al. 2022, arXiv 2212.09067).

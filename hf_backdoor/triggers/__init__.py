@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,9 @@ import numpy as np
 
 from .. import plugins
 from ..results import is_path, whole_file
+
+
+TRIGGER = "trigger_"  # begins the names of the files that are kept with what a trigger was used for
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ class Trigger(plugins.Plugin, ABC):
     def kept_in(self, folder: Path, name: str) -> Trigger:
         """The same with copies of its `files` in a folder, called `<name>_<setting>` and as the file ends."""
         settings = {}
+        defaults = {item.name: item.default for item in fields(self)}
         for setting in self.files:
             path = getattr(self, setting)
-            named = path != getattr(type(self), setting) and Path(path).is_file()  # the default is none, e.g. "noise"
+            # The default is none, e.g. "noise".
+            named = isinstance(path, str) and path != defaults[setting] and Path(path).is_file()
             if not named or Path(path).resolve().parent == folder.resolve():
                 continue
             copy = folder / f"{name}_{setting}{Path(path).suffix}"
