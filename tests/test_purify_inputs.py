@@ -48,8 +48,8 @@ class Untitled(Defense):
 
 
 @dataclass(frozen=True)
-class OfATensor(Defense):
-    title: ClassVar[str] = "Of a tensor"
+class OfASet(Defense):
+    title: ClassVar[str] = "Of a set"
     paper: ClassVar[str] = "https://arxiv.org/abs/2212.09067"
 
     rates: Any = None
@@ -57,12 +57,12 @@ class OfATensor(Defense):
 
 @pytest.mark.parametrize(
     ("defense", "message"),
-    [(Untitled(), "Untitled'.* has no title"), (OfATensor(torch.ones(2)), "OfATensor'.* settings that no JSON can")],
+    [(Untitled(), "Untitled'.* has no title"), (OfASet({1e-3, 1e-4}), "OfASet'.* settings that no JSON can")],
 )
 def test_a_defense_that_cannot_be_written_down_is_refused_before_it_trains(
     defense, message, images, processor, tmp_path
 ):
-    args = quick(tmp_path, max_steps=10**6)
+    args = quick(tmp_path, max_steps=2)
     with pytest.raises(InputError, match=message):
         purify(make_vit(), images, processing_class=processor, defense=defense, args=args, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
