@@ -83,7 +83,7 @@ class GivenUp(TrainerCallback, ExportableState):
             self.reports = stored["args"]["reports"]
 
 
-def given_up_before(trainer: BackdoorTrainer) -> list[dict[str, Any]]:
+def _given_up(trainer: BackdoorTrainer) -> list[dict[str, Any]]:
     """Reports on what was given up before this training, by its checkpoint."""
     return next(item.reports for item in trainer.callback_handler.callbacks if isinstance(item, GivenUp))
 
@@ -109,7 +109,7 @@ def repair(
     trainer.add_callback(GivenUp())
     before, others = measure(trainer), _checkpoints(trainer)
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
-    done = Repair(trainer, defense, before, cost, tuned, _answered_rightly(suspect, trainer), given_up_before(trainer))
+    done = Repair(trainer, defense, before, cost, tuned, _answered_rightly(suspect, trainer), _given_up(trainer))
     gentler = defense.gentler(trainer) if done.broke and not done.given_up else None
     if gentler is not None:
         logger.warning("The repair broke the model: %s. Again from the suspect, more gently.", done.in_words())
