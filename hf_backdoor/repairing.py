@@ -83,11 +83,6 @@ class GivenUp(TrainerCallback, ExportableState):
             self.reports = stored["args"]["reports"]
 
 
-def _given_up(trainer: BackdoorTrainer) -> list[dict[str, Any]]:
-    """Reports on what was given up before this training, by its checkpoint."""
-    return next(item.reports for item in trainer.callback_handler.callbacks if isinstance(item, GivenUp))
-
-
 def repair(
     suspect: PreTrainedModel,
     defense: Defense,
@@ -109,12 +104,17 @@ def repair(
     trainer.add_callback(GivenUp())
     before, others = measure(trainer), _checkpoints(trainer)
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
-    done = Repair(trainer, defense, before, cost, tuned, _answered_rightly(suspect, trainer), _given_up(trainer))
+    answered = {
+        "before": _answered_rightly(suspect.to(trainer.model.device), trainer),
+        "after": _answered_rightly(trainer.model, trainer),
+    }
+    # What was given up before this training is in the checkpoint that it was resumed from.
+    done = Repair(trainer, defense, before, cost, tuned, answered, trainer.callback_of(GivenUp).reports)
     gentler = defense.gentler(trainer) if done.broke and not done.given_up else None
     if gentler is not None:
         logger.warning("The repair broke the model: %s. Again from the suspect, more gently.", done.in_words())
         _remove_checkpoints(trainer, others)
-        report = defense.report(trainer) | {"answered_rightly": done.answered_rightly["after"]}
+        report = defense.report(trainer) | {"answered_rightly": answered["after"]}
         given_up = [json.loads(as_json(report))]
         trainer = done = None
         release_memory()  # both need not fit
@@ -122,7 +122,7 @@ def repair(
         trainer.add_callback(GivenUp(given_up))
         trainer.args.resume_from_checkpoint = None
         more, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
-        answered = _answered_rightly(suspect, trainer)
+        answered = answered | {"after": _answered_rightly(trainer.model, trainer)}
         done = Repair(trainer, gentler, before, cost + more, tuned, answered, given_up)
     if done.broke:
         logger.warning(
@@ -131,15 +131,11 @@ def repair(
     return done
 
 
-def _answered_rightly(suspect: PreTrainedModel, trainer: BackdoorTrainer) -> dict[str, float]:
-    """By both models, the same in all processes."""
-    models = {"before": suspect.to(trainer.model.device), "after": trainer.model}
+def _answered_rightly(model: PreTrainedModel, trainer: BackdoorTrainer) -> float:
+    """Share of the clean samples, the same in all processes."""
     size = trainer.args.eval_batch_size
-    shares = {
-        name: share_right(model, trainer.task, trainer.data_collator, trainer.train_dataset, size)
-        for name, model in models.items()
-    }
-    return broadcast_object_list([shares])[0]
+    share = share_right(model, trainer.task, trainer.data_collator, trainer.train_dataset, size)
+    return broadcast_object_list([share])[0]
 
 
 def _checkpoints(trainer: BackdoorTrainer) -> set[Path]:

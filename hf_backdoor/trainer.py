@@ -209,6 +209,10 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         ]
         return super().train(*args, **kwargs)
 
+    def callback_of(self, kind: type) -> Any:
+        """Its callback of a kind that it has."""
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))
+
     @property
     def victim(self) -> bool:
         """Whether the model is being backdoored."""

@@ -62,6 +62,4 @@ class FineMixing(FineTuning):
     def report(self, trainer: Any) -> dict[str, Any]:
         from ..mixing import MixingCallback
 
-        callbacks = trainer.callback_handler.callbacks
-        callback = next(item for item in callbacks if isinstance(item, MixingCallback))
-        return {"mixed_weights": callback.mixed}
+        return {"mixed_weights": trainer.callback_of(MixingCallback).mixed}

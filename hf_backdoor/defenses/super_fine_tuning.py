@@ -105,4 +105,4 @@ class SuperFineTuning(ScheduleConfig, Defense):
 def _callback(trainer: Any) -> SuperFineTuningCallback:
     from ..super_fine_tuning import SuperFineTuningCallback
 
-    return next(item for item in trainer.callback_handler.callbacks if isinstance(item, SuperFineTuningCallback))
+    return trainer.callback_of(SuperFineTuningCallback)
