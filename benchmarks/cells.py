@@ -37,6 +37,7 @@ class Run:
         needs (`list`): runs that must be there first.
         late (callable, *optional*): settings that are known only when those are there.
         about (`dict`): what a table wants to know of it.
+        stand_ins (`dict`): folders of this machine that are read in place of what settings name; no part of a digest.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Run:
     needs: list[Run] = field(default_factory=list)
     late: Callable[[], dict[str, Any]] | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    stand_ins: dict[str, str] = field(default_factory=dict)
 
     @property
     def kept(self) -> Path:
@@ -60,14 +62,19 @@ class Run:
         """Whether it has been run with its present settings."""
         return self.kept.is_file() and json.loads(self.kept.read_text())["settings_sha256"] == self.digest()
 
+    def built(self) -> bool:
+        """Whether others can build on it: a row of the results file has no weights."""
+        return self.done() and self.folder.is_dir()
+
     def run(self) -> None:
         """Runs it in a process of its own, unless it is there already or what it needs is not."""
-        if self.done() or not all(other.done() for other in self.needs):
+        if self.built() or not all(other.built() for other in self.needs):
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.kept.unlink(missing_ok=True)
         config = self.folder.with_name(f"{self.folder.name}.yaml")
-        config.write_text(yaml.safe_dump(self.settings | (self.late() if self.late else {}) | self.output()))
+        settings = replaced(self.settings, self.stand_ins) | (self.late() if self.late else {})
+        config.write_text(yaml.safe_dump(settings | self.output()))
         started = time.perf_counter()
         with open(self.folder.with_name(f"{self.folder.name}.log"), "w") as log:
             command = [sys.executable, "-m", "hf_backdoor.cli", self.command, "--config", str(config)]
@@ -114,12 +121,19 @@ class Run:
         return json.loads(self.kept.read_text())
 
 
-def with_needs(chosen: Iterable[Run]) -> list[Run]:
-    """The runs, each after those that it builds on, and each once."""
+def replaced(value: Any, by: dict[str, Any]) -> Any:
+    """Settings with some of their strings replaced, however deep they are."""
+    if isinstance(value, dict):
+        return {name: replaced(part, by) for name, part in value.items()}
+    return by.get(value, value) if isinstance(value, str) else value
+
+
+def with_needs(chosen: Iterable[Run], needed: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+    """The runs, each after those that it builds on, as far as these are needed, and each once."""
     found: dict[str, Run] = {}
 
     def add(run: Run) -> None:
-        for other in run.needs:
+        for other in filter(needed, run.needs):
             add(other)
         found.setdefault(run.key, run)
 
@@ -128,15 +142,21 @@ def with_needs(chosen: Iterable[Run]) -> list[Run]:
     return list(found.values())
 
 
+def to_do(chosen: Iterable[Run]) -> list[Run]:
+    """What is not done of the runs, each after those that it builds on and that have no weights here."""
+    return with_needs((run for run in chosen if not run.done()), lambda other: not other.built())
+
+
 def run_all(chosen: Iterable[Run], workers: int) -> None:
-    """Runs them, several at a time, each as soon as what it needs is there."""
-    runs = with_needs(chosen)
+    """Runs what is not done of them, several at a time, each as soon as what it needs is there."""
+    runs = to_do(chosen)
     with ThreadPoolExecutor(workers) as pool:
         futures: dict[str, Any] = {}
 
         def follow(run: Run) -> None:
             for other in run.needs:
-                futures[other.key].result()
+                if other.key in futures:
+                    futures[other.key].result()
             run.run()
 
         # In this order a run waits only for runs that have begun, so the workers never wait for each other in a ring.
@@ -219,6 +239,7 @@ class Benchmark:
         chosen = [run for run in runs if all(run.about[about] in values for about, values in asked.items())]
         if not chosen:
             raise SystemExit(f"There is no such run: {asked}")
+        self.restore(runs)
         if not options.collect:
             run_all(chosen, options.workers)
             if self.afterwards is not None:
@@ -226,11 +247,25 @@ class Benchmark:
         if options.collect or not asked:
             self._collect(runs, options.only)
 
+    def stored(self) -> list[dict[str, Any]]:
+        """Rows of the results file."""
+        return json.loads(self.results.read_text())["rows"] if self.results.is_file() else []
+
+    def restore(self, runs: list[Run]) -> None:
+        """Rows of the results file count as done, so that another machine goes on where the last one stopped."""
+        if self.row is not Run.row:  # a row is made of several runs
+            return
+        stored = {row["key"]: row for row in self.stored()}
+        for run in runs:
+            row = stored.get(run.key)
+            if row is not None and not run.kept.is_file() and row["settings_sha256"] == run.digest():
+                run.kept.parent.mkdir(parents=True, exist_ok=True)
+                write_json(run.kept, row)
+
     def _collect(self, runs: list[Run], only: list[str] | None) -> None:
         kinds = only or [run.about[self.kind] for run in runs]
-        stored = json.loads(self.results.read_text()) if self.results.is_file() else {"rows": []}
         done = {run.key: portable(self.row(run)) for run in runs if run.about[self.kind] in kinds and run.done()}
-        rows = {row["key"]: row for row in stored["rows"] if row[self.kind] not in kinds} | done
+        rows = {row["key"]: row for row in self.stored() if row[self.kind] not in kinds} | done
         keys = dict.fromkeys([run.key for run in runs] + list(rows))
         missing = [key for key in keys if key not in rows]
         results = describe_run(f"benchmarks/{self.name}.py", seeds=self.seeds)

@@ -7,7 +7,8 @@
 
 Victims and purifications are the small and the pretrained recipes of recipes/paradigms, with the seed and the method
 put in. Each run is kept in runs/benchmarks/paradigms as soon as it is done, and repeated only if its settings have
-changed. The first command ends with benchmarks/results/paradigms.json and writes the tables of docs/paradigms.md.
+changed, or if its weights are needed and not here: rows of benchmarks/results/paradigms.json count as done. The first
+command ends with that file and writes the tables of docs/paradigms.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from cells import Benchmark, Run, share
+from cells import Benchmark, Run, replaced, share
 
 from hf_backdoor.metrics import METRICS
 
@@ -29,8 +30,13 @@ RECIPES = ROOT.parent / "recipes" / "paradigms"
 WORK = Path("runs/benchmarks/paradigms")
 TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SST2 = "stanfordnlp/sst2"
-# What recipes name, by the option that names a folder in its place; SST-2 is put into a recipe of other data.
-PUBLIC = {"text_model": TEXT_MODEL, "vision_model": "facebook/dinov2-small", "cifar10": "uoft-cs/cifar10"}
+# What is read from the Hub, by the option that names a folder in its place.
+PUBLIC = {
+    "text_model": TEXT_MODEL,
+    "vision_model": "facebook/dinov2-small",
+    "sst2": SST2,
+    "cifar10": "uoft-cs/cifar10",
+}
 FOLDERS = {"text_model": "MiniLM", "vision_model": "DINOv2-S", "sst2": "SST-2 as parquet files", "cifar10": "CIFAR-10"}
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"distillation": False, "averaging": False}
@@ -100,22 +106,19 @@ class Setting:
         return {"setting": self.name, "method": method, "seed": self.seed}
 
     def _resolved(self, content: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Models and data from folders; what the recipe calls the victim is the victim of this seed."""
+        """What the recipe calls the victim is the victim of this seed."""
         runs = f"runs/paradigms{'' if self.size == 'small' else '_' + self.size}/{self.place}"
-        places = {f"{runs}/encoder": str(self.work / "encoder"), f"{runs}/victim": str(folder)}
-        places |= {public: own for name, public in PUBLIC.items() if (own := getattr(self.options, name))}
         if self.place == "standalone_text":
-            content = content | {"dataset": self.options.sst2 or SST2}
+            # The test labels of the Hub's copy are not public.
+            content = content | {"dataset": SST2, "test_split": "test" if self.options.sst2 else "validation"}
             content |= {"held_out": 692, "num_train_epochs": 1} if "held_out" in content else {"clean_samples": 692}
-            if not self.options.sst2:
-                content["test_split"] = "validation"  # the test labels of the Hub's copy are not public
+        places = {f"{runs}/encoder": str(self.work / "encoder"), f"{runs}/victim": str(folder)}
+        return replaced(content, places) | {"seed": self.seed}
 
-        def resolved(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: resolved(part) for name, part in value.items()}
-            return places.get(value, value) if isinstance(value, str) else value
-
-        return resolved(content) | {"seed": self.seed}
+    def _run(self, part: str, command: str, content: dict[str, Any], needs: list[Run], **more: Any) -> Run:
+        folders = {public: own for name, public in PUBLIC.items() if (own := getattr(self.options, name))}
+        key = f"{self.name}-{self.seed}/{part}"
+        return Run(key, command, content, self.work / part, needs, stand_ins=folders, **more)
 
     def _train(self, part: str, settings: dict[str, Any]) -> Run:
         needs = []
@@ -124,10 +127,11 @@ class Setting:
             content.pop("peft_args", None)
         if str(content.get("model", "")).startswith("runs/"):
             encoder = self._resolved(self._recipe("encoder"), self.work / "victim")
-            needs.append(Run(f"{self.name}-{self.seed}/encoder", "train", encoder, self.work / "encoder"))
+            needs.append(self._run("encoder", "train", encoder, []))
         content = self._resolved(content, self.work / "victim")
-        about = self._about("undefended" if part == "victim" else "benign")
-        return Run(f"{self.name}-{self.seed}/{part}", "train", content, self.work / part, needs, about=about)
+        return self._run(
+            part, "train", content, needs, about=self._about("undefended" if part == "victim" else "benign")
+        )
 
     def purified(
         self, method: str, settings: dict[str, Any], subject: Run | None = None, more: Run | None = None
@@ -151,8 +155,7 @@ class Setting:
         if method == "fine_tuning" and "learning_rate" in self.changes:
             # The victim's, which is that of its adapter: all weights do not bear it.
             content |= {"learning_rate": self.changes["learning_rate"], "peft": OWN_ADAPTER[0]}
-        key = f"{self.name}-{self.seed}/{part}"
-        return Run(key, "purify", content | settings, self.work / part, needs, late, self._about(part))
+        return self._run(part, "purify", content | settings, needs, late=late, about=self._about(part))
 
     def runs(self, methods: tuple[str, ...]) -> list[Run]:
         """All that is done in this setting."""
@@ -163,8 +166,7 @@ class Setting:
                 first = self.purified("lora_16_merged", merged)
                 runs.append(self.purified(method, {}, more=first))
             elif method == MIXING[0]:
-                base = self.options.text_model or TEXT_MODEL
-                runs.append(self.purified(method, {"defense": "fine_mixing", "defense_args": {"base": base}}))
+                runs.append(self.purified(method, {"defense": "fine_mixing", "defense_args": {"base": TEXT_MODEL}}))
             elif method == OWN_ADAPTER[0]:
                 runs.append(self.purified(method, {"peft": "same_adapter"}))
             else:
