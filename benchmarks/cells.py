@@ -219,6 +219,11 @@ class Benchmark:
         parser.add_argument("--methods", nargs="+", help="and of these only some methods, with what they need")
         parser.add_argument("--seeds", type=int, nargs="+", help="only these of the planned seeds")
         parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
+        parser.set_defaults(go_on=False)
+        if self.row is Run.row:  # elsewhere a row is made of several runs
+            parser.add_argument(
+                "--go_on", action="store_true", help="rows of the results file count as done: go on for another machine"
+            )
         parser.add_argument("--collect", action="store_true", help="run nothing; write results and tables as they are")
         parser.add_argument("--tables", action="store_true", help="only write the tables of the results again")
         return parser
@@ -239,13 +244,14 @@ class Benchmark:
         chosen = [run for run in runs if all(run.about[about] in values for about, values in asked.items())]
         if not chosen:
             raise SystemExit(f"There is no such run: {asked}")
-        self.restore(runs)
+        if options.go_on:
+            self.restore(runs)
         if not options.collect:
             run_all(chosen, options.workers)
             if self.afterwards is not None:
                 self.afterwards(chosen, options)
         if options.collect or not asked:
-            self._collect(runs, options.only)
+            self._collect(runs, options.only, options.go_on)
 
     def stored(self) -> list[dict[str, Any]]:
         """Rows of the results file."""
@@ -253,19 +259,26 @@ class Benchmark:
 
     def restore(self, runs: list[Run]) -> None:
         """Rows of the results file count as done, so that another machine goes on where the last one stopped."""
-        if self.row is not Run.row:  # a row is made of several runs
-            return
-        stored = {row["key"]: row for row in self.stored()}
-        for run in runs:
-            row = stored.get(run.key)
-            if row is not None and not run.kept.is_file() and row["settings_sha256"] == run.digest():
+        for run, row in self._stored_rows_of(runs):
+            if not run.kept.is_file():
                 run.kept.parent.mkdir(parents=True, exist_ok=True)
                 write_json(run.kept, row)
 
-    def _collect(self, runs: list[Run], only: list[str] | None) -> None:
+    def _stored_rows_of(self, runs: list[Run]) -> list[tuple[Run, dict[str, Any]]]:
+        """Those runs that have a row of their present settings in the results file."""
+        rows = {row["key"]: row for row in self.stored()}
+        return [
+            (run, rows[run.key])
+            for run in runs
+            if run.key in rows and rows[run.key].get("settings_sha256") == run.digest()
+        ]
+
+    def _collect(self, runs: list[Run], only: list[str] | None, keep: bool) -> None:
         kinds = only or [run.about[self.kind] for run in runs]
         done = {run.key: portable(self.row(run)) for run in runs if run.about[self.kind] in kinds and run.done()}
         rows = {row["key"]: row for row in self.stored() if row[self.kind] not in kinds} | done
+        if keep:  # a model that was made again for its weights alone replaces no row
+            rows |= {run.key: row for run, row in self._stored_rows_of(runs)}
         keys = dict.fromkeys([run.key for run in runs] + list(rows))
         missing = [key for key in keys if key not in rows]
         results = describe_run(f"benchmarks/{self.name}.py", seeds=self.seeds)

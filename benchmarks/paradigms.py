@@ -7,8 +7,8 @@
 
 Victims and purifications are the small and the pretrained recipes of recipes/paradigms, with the seed and the method
 put in. Each run is kept in runs/benchmarks/paradigms as soon as it is done, and repeated only if its settings have
-changed, or if its weights are needed and not here: rows of benchmarks/results/paradigms.json count as done. The first
-command ends with that file and writes the tables of docs/paradigms.md.
+changed. The first command ends with benchmarks/results/paradigms.json and writes the tables of docs/paradigms.md. With
+--go_on, rows of that file count as done, and victims are made again as far as missing runs need their weights.
 """
 
 from __future__ import annotations
