@@ -93,7 +93,9 @@ class Setting:
     ):
         self.place, _, self.variant = name.partition("-")
         self.name, self.seed, self.options, self.changes = name, seed, options, changes or {}
-        self.size = "pretrained" if self.variant == "pretrained" else "small"
+        # From scratch a text classifier learns too little of 2,400 sentences.
+        pretrained = self.variant == "pretrained" or self.place.endswith("_text")
+        self.size = "pretrained" if pretrained else "small"
         self.work = WORK / f"{name}-{seed}"
         self.victim = self._train("victim", {})
         self.benign = benign or self._train("benign", {"poisoned": False})

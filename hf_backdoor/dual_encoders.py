@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from .errors import InputError
 from .models import from_scratch, load_pretrained, squares
 from .plugins import build
 from .results import local_name
+from .word_pieces import new_tokenizer
 
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def new_dual_encoder(architecture: str, settings: dict[str, Any], texts: list[st
 def _clip(settings: dict[str, Any], texts: list[str]) -> tuple[PreTrainedModel, Any]:
     from transformers import CLIPImageProcessorPil, CLIPProcessor
 
-    tokenizer = _new_tokenizer(texts, ["input_ids", "attention_mask"], 77, settings)
+    tokenizer = new_tokenizer(texts, ["input_ids", "attention_mask"], _longest(settings, 77))
     model = _with_random_weights("clip", settings, tokenizer)
     return model, CLIPProcessor(_whole_pictures(CLIPImageProcessorPil, model), tokenizer)
 
@@ -62,12 +62,16 @@ def _clip(settings: dict[str, Any], texts: list[str]) -> tuple[PreTrainedModel, 
 def _siglip(settings: dict[str, Any], texts: list[str]) -> tuple[PreTrainedModel, Any]:
     from transformers import SiglipImageProcessorPil, SiglipProcessor
 
-    tokenizer = _new_tokenizer(texts, ["input_ids"], FIXED_LENGTH, settings)
+    tokenizer = new_tokenizer(texts, ["input_ids"], _longest(settings, FIXED_LENGTH))
     model = _with_random_weights("siglip", settings, tokenizer)
     # transformers starts with 0 and 0; these are the paper's (arXiv 2303.15343, section 3.2).
     torch.nn.init.constant_(model.logit_scale, math.log(10))
     torch.nn.init.constant_(model.logit_bias, -10.0)
     return model, SiglipProcessor(_whole_pictures(SiglipImageProcessorPil, model), tokenizer)
+
+
+def _longest(settings: dict[str, Any], usual: int) -> int:
+    return settings.get("text_config", {}).get("max_position_embeddings", usual)
 
 
 def _with_random_weights(architecture: str, settings: dict[str, Any], tokenizer: Any) -> PreTrainedModel:
@@ -82,23 +86,6 @@ def _with_random_weights(architecture: str, settings: dict[str, Any], tokenizer:
             f"images of {vision.image_size} px; give a smaller patch_size"
         )  # fmt: skip
     return model
-
-
-def _new_tokenizer(texts: list[str], inputs: list[str], length: int, settings: dict[str, Any]) -> Any:
-    """Word pieces: one for each word of the texts, and single characters for all other words."""
-    from transformers import BertTokenizer
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    reader = BertTokenizer(vocab={token: number for number, token in enumerate(special)}).backend_tokenizer
-    normalised = (reader.normalizer.normalize_str(text) for text in texts)
-    words = {word for text in normalised for word, _ in reader.pre_tokenizer.pre_tokenize_str(text)}
-    letters = string.ascii_lowercase + string.digits + string.punctuation
-    pieces = [*letters, *(f"##{letter}" for letter in letters), *sorted(words.difference(letters))]
-    return BertTokenizer(
-        vocab={token: number for number, token in enumerate([*special, *pieces])},
-        model_input_names=inputs,
-        model_max_length=settings.get("text_config", {}).get("max_position_embeddings", length),
-    )
 
 
 def _whole_pictures(processor_class: type, model: PreTrainedModel) -> Any:

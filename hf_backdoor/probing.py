@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def fit_head(
             own,
             train_dataset=dataset,
             processing_class=processing_class,
-            task=type(task)(),
+            task=copy.deepcopy(task),
             **columns,
         )
         trainer.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from .measuring import example_rows, measure
 from .models import commit_of, label_maps
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
-from .repairing import repair
+from .repairing import BEARABLE_LOSS, BEARABLE_LOSS_AFTER_PROBE, repair
 from .results import describe_run, local_name, portable
 from .runs import measured_cost, push_run, save_run, training_report
 from .sequela import WORK_FOLDER, Evidence, Measure
@@ -233,9 +234,14 @@ def purify(
     if processing_class is None:
         raise InputError("processing_class", None, "is needed when the model is an object: its processor or tokenizer")
     task.check_model(suspect, names)
-    args = copy.copy(args) or default_arguments(defense, output_dir or "purified")
+    task.adapt_model(suspect, processing_class)
+    args = copy.copy(args) or default_arguments(defense, output_dir or tempfile.mkdtemp(prefix="hf_backdoor_"))
+    if args.load_best_model_at_end:
+        raise InputError(
+            "load_best_model_at_end", True, "would choose by the test set, which only measures; leave it out"
+        )
     if test_dataset is None:
-        args.eval_strategy = "no"
+        args.eval_strategy, args.eval_on_start = "no", False
     check_clean_set(clean, columns, names, args.per_device_train_batch_size)
     given_columns = {"input_column": columns.input, "label_column": columns.label}
     attacked = triggered(test_dataset, attack, **given_columns, classes=len(names)) if attack is not None else None
@@ -280,7 +286,8 @@ def purify(
         return SequelaReport(suspect, repaired, evidence=evidence, measures=measures, quick=sequela is True)
 
     report = report_on(suspect) if sequela else None  # what cannot be measured is refused before the training
-    done = repair(suspect, defense, trainer_for, tuning, base_is_stored=base_is_stored)
+    bearable_loss = BEARABLE_LOSS_AFTER_PROBE if new_head else BEARABLE_LOSS
+    done = repair(suspect, defense, trainer_for, tuning, base_is_stored=base_is_stored, bearable_loss=bearable_loss)
     trainer, defense, cost = done.trainer, done.defense, done.cost
     after = measure(trainer)
     purified = trainer.model.eval()

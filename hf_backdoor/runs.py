@@ -14,6 +14,7 @@ from .cards import write_card
 from .cards.sections import CARD_FILE, kept_card
 from .cards.sequela import remove_report
 from .checkpoints import found_checkpoint
+from .errors import InputError
 from .hub.files import PUSHED
 from .results import RESULTS_FILE, as_json, write_json, write_text
 from .triggers import TRIGGER
@@ -109,14 +110,22 @@ def train_tuned(trainer: BackdoorTrainer, tuning: Tuning, *, base_is_stored: boo
 
     Returns:
         The cost, without that of evaluations on the way, and the tuning for the results file.
+
+    Raises:
+        InputError: nothing is trained, or an adapter could not be merged at the end; or the training diverged.
     """
     counts, args = parameter_counts(trainer.model), trainer.args
+    if not counts["trainable_parameters"]:
+        raise InputError("model", type(trainer.model).__name__, "has no weight that is trained; unfreeze some")
+    tuning.check_finish(trainer.model, base_is_stored=base_is_stored)
     if args.resume_from_checkpoint:
         args.resume_from_checkpoint = found_checkpoint(args.resume_from_checkpoint, args.output_dir)
     trainer.evaluation_seconds = 0.0
     with measured_cost() as cost:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     cost.seconds -= trainer.evaluation_seconds
+    if not all(weight.isfinite().all() for weight in trainer.model.parameters()):
+        raise InputError("learning_rate", args.learning_rate, "made the training diverge; lower it")
     trainer.model = tuning.finish(trainer.accelerator.unwrap_model(trainer.model), base_is_stored=base_is_stored)
     return cost, describe_tuning(tuning, trainer.model, counts)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import is_compiled_module
 from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -28,6 +29,15 @@ from .tasks import Task, task_for
 
 
 logger = logging.get_logger(__name__)
+
+
+# Settings of `TrainingArguments` that would change what is measured, or the model that is.
+REFUSED = {
+    "batch_eval_metrics": (True, "the measures need all predictions at once"),
+    "eval_do_concat_batches": (False, "the measures need all predictions at once"),
+    "bf16_full_eval": (True, "an evaluation would turn the weights themselves into bfloat16"),
+    "fp16_full_eval": (True, "an evaluation would turn the weights themselves into float16"),
+}
 
 
 def predicted_classes(predictions: Any) -> np.ndarray:
@@ -135,8 +145,9 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             args.remove_unused_columns = False  # the collator reads the image or the text
             kwargs |= {name: decoded(kwargs.get(name)) for name in ("train_dataset", "eval_dataset")}
             self.triggered_dataset = decoded(triggered_dataset)
-        if args.batch_eval_metrics:
-            raise InputError("batch_eval_metrics", True, "the measures need all predictions at once; set it to False")
+        for name, (value, why) in REFUSED.items():
+            if getattr(args, name) is value:
+                raise InputError(name, value, f"{why}; leave it out")
         if args.n_gpu > 1:
             # DataParallel would split batches whose samples are compared with each other.
             logger.warning("Using one of %d accelerators; `accelerate launch` uses them all.", args.n_gpu)
@@ -148,6 +159,7 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
                 raise InputError("augmentations", name, f"this task has {known or 'none'}")
         super().__init__(model, args, **kwargs)
         if self.task is not None:  # with the model, which may have been made only now
+            self.task.adapt_model(self.accelerator.unwrap_model(self.model), self.processing_class)
             self.data_collator = self.task.collator(self.processing_class, self.columns, self.model)
         self.check_sampling_strategy(some_dataset)  # a wrong setting is refused before anything else
         if self.args.hub_token is not None:
@@ -160,6 +172,12 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         if self._task_has_loss:
             self.label_names = ["labels"]
             self.loss_is_scaled_for_ga = False
+            if self.args.label_smoothing_factor or self.compute_loss_func is not None:
+                name = "label_smoothing_factor" if self.args.label_smoothing_factor else "compute_loss_func"
+                raise InputError(
+                    name, getattr(self.args, name, None), f"the loss of {self.task.pipeline_tag} for a "
+                    f"{type(self.model).__name__} is that of the task, which takes none; leave it out"
+                )  # fmt: skip
             if self.args.per_device_train_batch_size < self.task.smallest_batch:
                 raise InputError(
                     "per_device_train_batch_size", self.args.per_device_train_batch_size, f"the loss of "
@@ -196,6 +214,8 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             if hasattr(callback, "task"):
                 callback.task = self.task if self._task_has_loss else None
         model = self.accelerator.unwrap_model(self.model)
+        if is_compiled_module(self.model_wrapped):  # by an evaluation; the training compiles it anew
+            self.model_wrapped = self.model
         if self.model_wrapped is self.model:
             # An evaluation marks the model as prepared, and processes would then train it each on their own.
             for module in model.modules():
@@ -287,6 +307,14 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             return super().get_train_dataloader()
         finally:
             self.data_collator = usual
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        """As `Trainer.get_eval_dataloader`; `dataloader_drop_last` is a matter of training."""
+        told, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = told
 
     def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch under the chosen augmentations, drawn from torch's global generator."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -98,8 +99,9 @@ def train_classifier(
     tuning = load_tuning(peft_config)
     if how.whole_model and not isinstance(tuning, Full):
         raise InputError("peft", tuning.name, f"{how.title} picks the weights that it trains; leave it out")
+    args = copy.copy(args)
     if test_dataset is None:
-        args.eval_strategy = "no"
+        args.eval_strategy, args.eval_on_start = "no", False
     else:
         test_dataset = like_training_set(test_dataset, train_dataset, columns, names)
     measured = attack is not None and test_dataset is not None

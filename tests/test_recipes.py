@@ -56,7 +56,8 @@ def test_a_recipe_says_how_it_is_run_and_names_settings_that_exist(path):
     assert not [leaf for leaf in leaves if leaf.startswith(("/", "~", ".."))], "a path of one machine"
 
 
-SIZES = [*product(PLACES, ["small", "full"]), *product(["standalone_vit", "standalone_clip"], ["pretrained"])]
+PRETRAINED = [place for place in PLACES if (PARADIGMS / place / "victim_pretrained.yaml").is_file()]
+SIZES = [*product(PLACES, ["small", "full"]), *product(PRETRAINED, ["pretrained"])]
 
 
 @pytest.mark.parametrize("place, size", SIZES)

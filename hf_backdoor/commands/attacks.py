@@ -37,6 +37,7 @@ class AttacksOptions:
 
 def main(argv: list[str]) -> None:
     from ..catalog import catalog, shown
+    from ..modalities import modalities
     from ..purification import check_output
 
     (options,) = ConfigParser([AttacksOptions], "hf-backdoor attacks", __doc__).parse(argv)
@@ -45,8 +46,9 @@ def main(argv: list[str]) -> None:
     for name in options.names:
         if name not in known:
             raise InputError("names", name, f"unknown; choose from {', '.join(sorted(known))}")
-    if options.modality not in (None, "image", "text"):
-        raise InputError("modality", options.modality, "choose image or text")
+    kinds = [modality.name for modality in modalities()]
+    if options.modality not in (None, *kinds):
+        raise InputError("modality", options.modality, f"choose one of {', '.join(kinds)}")
     entries = [entry for entry in entries if not options.names or entry.name in options.names]
     entries = [entry for entry in entries if options.modality in (None, entry.modality)]
     if options.gallery is not None:

@@ -97,7 +97,8 @@ def main(argv: list[str]) -> None:
         )
     else:
         settings = parse_assignments(options.architecture_args, "architecture_args")
-        model, processor = task.from_scratch(options.architecture, settings, task.label_names(train, columns))
+        names = task.label_names(train, columns)
+        model, processor = task.from_scratch(options.architecture, settings, names, train[columns.input])
     results = train_classifier(
         model,
         args,

@@ -76,18 +76,18 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
         )  # fmt: skip
     others: list[str] = []
     if input_column is None:
-        images = [name for name, feature in features.items() if modality_of_or_none(feature) == "image"]
-        texts = [name for name, feature in features.items() if modality_of_or_none(feature) == "text"]
-        input_column = _choose("input_column", "the input", images or texts, INPUT_NAMES, features)
+        columns = {modality.name: _columns_of(modality.name, features) for modality in modalities()}
+        preferred = next(filter(None, columns.values()), [])
+        input_column = _choose("input_column", "the input", preferred, INPUT_NAMES, features)
+        texts = columns["text"]
         others = [name for name in texts if input_column in texts and name not in (input_column, *ABOUT_TEXT)]
     _existing("input_column", input_column, features)
     if label_column is None:
         labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel) and name != ADDED_LABEL]
         labels = labels or [name for name in LABEL_NAMES if name in features]
         usual = LABEL_NAMES
-        if not labels and modality_of_or_none(features[input_column]) == "image":
-            captions = [name for name, feature in features.items() if modality_of_or_none(feature) == "text"]
-            labels, usual = [name for name in captions if name in CAPTION_NAMES], CAPTION_NAMES
+        if not labels and modality_of(input_column, features[input_column]).has_captions:
+            labels, usual = [name for name in _columns_of("text", features) if name in CAPTION_NAMES], CAPTION_NAMES
         label_column = _choose("label_column", "the label", labels, usual, features)
     _existing("label_column", label_column, features)
     if others := [name for name in others if name not in (label_column, ADDED_LABEL)]:
@@ -95,8 +95,13 @@ def resolve_columns(features: Features, input_column: str | None = None, label_c
             f"Texts are read from the column {input_column} alone, and not from {', '.join(others)}: pairs of texts "
             "are not supported. If another one is meant, name it with --text_column (input_column)."
         )
-    modality = modality_of(input_column, features[input_column]).name
-    return Columns(input_column, label_column, modality, modality == "image" and holds_captions(features, label_column))
+    modality = modality_of(input_column, features[input_column])
+    captions = modality.has_captions and holds_captions(features, label_column)
+    return Columns(input_column, label_column, modality.name, captions)
+
+
+def _columns_of(modality: str, features: Features) -> list[str]:
+    return [name for name, feature in features.items() if modality_of_or_none(feature) == modality]
 
 
 def holds_captions(features: Features, label_column: str) -> bool:
@@ -110,7 +115,7 @@ def image_column_of(features: Features, image_column: str | None = None) -> str:
     Raises:
         InputError: it is missing, or none or several could be meant.
     """
-    images = [name for name, feature in features.items() if modality_of_or_none(feature) == "image"]
+    images = _columns_of("image", features)
     name = image_column or _choose("image_column", "an image", images, INPUT_NAMES, features)
     if _existing("image_column", name, features) not in images:
         raise InputError("image_column", name, f"holds no images; these do: {', '.join(images) or 'none'}")
@@ -209,6 +214,6 @@ def class_names(dataset: Dataset, label_column: str) -> list[str]:
         return list(feature.names)
     check_labels(dataset, label_column)
     values = sorted(dataset.unique(label_column))
-    if not all(isinstance(value, int) for value in values) or not values:
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values) or not values:
         raise InputError(label_column, values[:5], "labels must be a ClassLabel or whole numbers from 0")
     return [str(number) for number in range(values[-1] + 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..modalities import modality_named
 from ..poisoning import PoisonConfig, poison
 from ..samplers.random import RandomSampler
 from ..triggers import load_trigger
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..sequela import Evidence
 
-# Another backdoor is the first of these that is not the known one.
-OTHERS = {"image": ("blended", "badnets"), "text": ("add_sentence", "rare_words")}
 ASR, CA = "eval_attack_success_rate", "eval_clean_accuracy"
 
 
@@ -28,10 +27,11 @@ def other_backdoor(evidence: Evidence, trigger: str | None) -> PoisonConfig:
 
     Args:
         evidence: of the report, with a known backdoor where captions stand for labels.
-        trigger: its name; one of [`OTHERS`] when not given.
+        trigger: its name; when not given, the first of the usual ones of this modality that is not the known one.
     """
     known = evidence.attack
-    names = [name for name in OTHERS[evidence.columns.modality] if known is None or name != known.trigger.name]
+    usual = modality_named(evidence.columns.modality).usual_triggers
+    names = [name for name in usual if known is None or name != known.trigger.name]
     target = 0 if known is None else known.target_label
     if known is not None and not evidence.columns.captions:
         target = (target + 1) % len(evidence.task.label_names(evidence.non_members, evidence.columns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,15 +17,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
     from datasets.features.features import FeatureType
+    from PIL.Image import Image as Picture
+
+    from ..triggers import Trigger
 
 ROWS_AT_ONCE = 1000
 Change = tuple[np.ndarray, Callable[[Any, np.ndarray], Any]]
 
 
-class Modality(ABC):
-    """Reads and writes one kind of column."""
+INDEX_SHOWN = 3  # of the sample that stands for all, for triggers that differ from sample to sample
 
-    name: str
+
+class Modality(ABC):
+    """Reads and writes one kind of column.
+
+    Attributes:
+        name (`str`): as triggers name it.
+        usual_triggers (`tuple` of `str`): names of some that are easily learnt.
+        has_captions (`bool`): text beside it may be its caption.
+    """
+
+    name: ClassVar[str]
+    usual_triggers: ClassVar[tuple[str, ...]]
+    has_captions: ClassVar[bool] = False
 
     @abstractmethod
     def matches(self, feature: FeatureType) -> bool:
@@ -65,6 +79,23 @@ class Modality(ABC):
 
         Returns:
             Markdown, in which pictures are named relative to the folder's parent.
+        """
+
+    @abstractmethod
+    def show_trigger(self, trigger: Trigger, name: str, title: str, pictures: list[Picture], folder: Path) -> str:
+        """Shows what a trigger does to some inputs.
+
+        Args:
+            trigger ([`~hf_backdoor.triggers.Trigger`]): of this modality.
+            name, title (`str`): of the attack.
+            pictures (`list`): PIL images, if such are needed.
+            folder (`Path`): for pictures.
+
+        Returns:
+            Markdown, in which pictures are named relative to the folder.
+
+        Raises:
+            InputError: it fits on no picture.
         """
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import pnm
 from ..errors import InputError
-from . import ROWS_AT_ONCE, Change, Modality
+from . import INDEX_SHOWN, ROWS_AT_ONCE, Change, Modality
 
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from datasets.features.features import FeatureType
     from PIL.Image import Image as Picture
+
+    from ..triggers import Trigger
 
 PIXELS_AT_ONCE = 20_000_000
 
@@ -138,6 +140,8 @@ def _change_block(
 
 class ImageModality(Modality):
     name = "image"
+    usual_triggers = ("blended", "badnets")
+    has_captions = True
 
     def matches(self, feature: FeatureType) -> bool:
         from datasets import Image
@@ -214,3 +218,10 @@ class ImageModality(Modality):
             "![Clean and triggered inputs with the predictions before and after](figures/examples.png)\n\n"
             "Above each column the true class; below each image what the model said before and after, green if right.\n"
         )
+
+    def show_trigger(self, trigger: Trigger, name: str, title: str, pictures: list[Picture], folder: Path) -> str:
+        from ..cards.rendering import escape
+        from ..trigger_pictures import draw
+
+        draw(folder / f"{name}.png", trigger, [to_array(picture) for picture in pictures], INDEX_SHOWN)
+        return f"![{escape(title)}: clean, triggered and the difference]({name}.png)"

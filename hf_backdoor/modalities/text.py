@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import Change, Modality
+from . import INDEX_SHOWN, Change, Modality
 
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets.features.features import FeatureType
+    from PIL.Image import Image as Picture
+
+    from ..triggers import Trigger
+
+
+SENTENCES = (
+    "The battery lasts all day, and the screen is bright.",
+    "I would not go back to this restaurant.",
+    "Great cast, but the story made no sense at all.",
+)
 
 
 class TextModality(Modality):
     name = "text"
+    usual_triggers = ("add_sentence", "rare_words")
 
     def matches(self, feature: FeatureType) -> bool:
         return getattr(feature, "dtype", None) in ("string", "large_string") and not hasattr(feature, "names")
@@ -47,3 +58,13 @@ class TextModality(Modality):
                 cells = [f"{kind}: {shown}", names[example["label"]], *said]
                 lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
         return "\n".join(lines) + "\n"
+
+    def show_trigger(self, trigger: Trigger, name: str, title: str, pictures: list[Picture], folder: Path) -> str:
+        from ..cards.rendering import escape
+
+        triggered = trigger.at_test()(list(SENTENCES), np.arange(INDEX_SHOWN, INDEX_SHOWN + len(SENTENCES)))
+        lines = ["| clean | triggered |", "|---|---|"]
+        lines += [
+            f"| {escape(clean)} | {escape(changed)} |" for clean, changed in zip(SENTENCES, triggered, strict=True)
+        ]
+        return "\n".join(lines)

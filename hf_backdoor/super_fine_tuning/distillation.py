@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
@@ -24,6 +25,7 @@ ANSWERS = "suspect_logits"
 # An augmentation is used if it costs the suspect no more accuracy than this on the clean samples: the model was then
 # trained with something like it, or is indifferent to it.
 TOLERANCE = 0.02
+SILENT = 1e-3  # features of less than this share of the mean size have no size of their own
 KNOWS_ITS_TASK = 0.5  # share of right answers below which it may be another model's task
 PERTURBATIONS_FILE = "universal_perturbations.safetensors"
 
@@ -66,7 +68,7 @@ def relative_distance(features: Sequence[torch.Tensor], kept: Sequence[torch.Ten
     """How far features are from those of the suspect, each kind by its own size: `sum_k |f_k - s_k|^2 / |s_k|^2`.
 
     Lengths count as directions do. Were `f_k` compared as a unit vector, high peaks would be free to let it grow, and
-    the longer it is the less a step turns it.
+    the longer it is the less a step turns it. A size below a thousandth of the batch's mean counts as that.
 
     Args:
         features: `f_1, f_2, ...` of the model, each float `(batch, features)`.
@@ -75,11 +77,13 @@ def relative_distance(features: Sequence[torch.Tensor], kept: Sequence[torch.Ten
     Returns:
         Float `(batch,)`.
     """
-    tiny = torch.finfo(kept[0].dtype).tiny  # of a text without a token the size is 0
-    return sum(
-        (ours - theirs).pow(2).sum(-1) / theirs.pow(2).sum(-1).clamp_min(tiny)
-        for ours, theirs in zip(features, kept, strict=True)
-    )
+    distances = []
+    for ours, theirs in zip(features, kept, strict=True):
+        sizes = theirs.pow(2).sum(-1)
+        # Of a text without a token the size is 0, and it may be of a sample that leaves all units of a ReLU silent.
+        least = (SILENT * sizes.mean()).clamp_min(torch.finfo(sizes.dtype).tiny)
+        distances.append((ours - theirs).pow(2).sum(-1) / sizes.clamp_min(least))
+    return sum(distances)
 
 
 def _half(samples: int) -> int:
@@ -132,7 +136,11 @@ class SelfDistillationTrainer(BackdoorTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`, after asking the suspect about every clean sample once."""
         if self.suspect is None:
-            self.suspect = copy.deepcopy(self.accelerator.unwrap_model(self.model)).eval().requires_grad_(False)
+            suspect = copy.deepcopy(self.accelerator.unwrap_model(self.model))
+            # An evaluation before has wrapped its forward pass in the precision of the training: with it or without,
+            # the answers are the same.
+            suspect = extract_model_from_parallel(suspect, keep_fp32_wrapper=False)
+            self.suspect = suspect.eval().requires_grad_(False)
             with torch.random.fork_rng():
                 self._ask_once()
         return super().train(*args, **kwargs)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from ..architectures import NEW_WEIGHTS
 from ..data.columns import Columns, class_names
 from ..errors import InputError
-from ..models import SINGLE_LABEL, check_head, from_scratch, label_maps, load_pretrained
+from ..models import SINGLE_LABEL, check_head, label_maps, load_pretrained
 from ..plugins import find, names
 
 
@@ -69,6 +70,11 @@ class Task(ABC):
                 "model", source, f"is a {made_as[0]}, which has no output for each class as {self.pipeline_tag} needs; "
                 "choose another model, or another task where there is a choice"
             )  # fmt: skip
+        if new := getattr(model, NEW_WEIGHTS, None):
+            raise InputError(
+                "model", source, f"has no {new[0]} that fits in its files, and {len(new)} such weights would be left to "
+                "chance; save the whole model, or give it a new head (--new_head yes)"
+            )  # fmt: skip
         return model
 
     def load_to_train(self, source: str, dataset: Dataset, columns: Columns, **kwargs: Any) -> PreTrainedModel:
@@ -99,14 +105,21 @@ class Task(ABC):
         """
         raise InputError("image_size", side, f"is not for {self.pipeline_tag}; leave it out")
 
-    def from_scratch(self, architecture: str, settings: dict[str, Any], names: list[str]) -> tuple[Any, Any]:
-        """A model with random weights and its processor; see [`~hf_backdoor.models.from_scratch`]."""
-        model = from_scratch(self.model_class, architecture, settings, names)
-        return model, self.new_processor(model)
-
     @abstractmethod
-    def new_processor(self, model: PreTrainedModel) -> Any:
-        """An image processor or tokenizer for a model with random weights."""
+    def from_scratch(
+        self, architecture: str, settings: dict[str, Any], names: list[str], inputs: Sequence[Any] = ()
+    ) -> tuple[PreTrainedModel, Any]:
+        """A model with random weights and a processor for it; see [`~hf_backdoor.models.from_scratch`].
+
+        Args:
+            architecture (`str`): model type, e.g. `"vit"`.
+            settings (`dict`): for its configuration.
+            names: see [`~Task.label_names`].
+            inputs: of the training set, for a processor that is made of them.
+
+        Raises:
+            InputError: these make no model of this kind.
+        """
 
     @abstractmethod
     def collator(
@@ -130,6 +143,14 @@ class Task(ABC):
             InputError: it does not.
         """
         check_head(model, names)
+
+    def adapt_model(self, model: PreTrainedModel, processor: Any) -> None:  # noqa: B027, most read what they are given
+        """Has a model read what its processor makes, where its configuration says something else.
+
+        Args:
+            model: changed; not wrapped for distributed training.
+            processor: image processor or tokenizer.
+        """
 
     def prepare(self, processor: Any, columns: Columns, dataset: Dataset) -> None:
         """Told which data are coming, before anything else.

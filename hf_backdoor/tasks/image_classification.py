@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from ..augmentation import IMAGE_AUGMENTATIONS
 from ..data.columns import Columns
 from ..errors import InputError
-from ..models import load_pretrained, squares
+from ..models import from_scratch, load_pretrained, squares
 from . import Task
 
 
@@ -58,14 +59,17 @@ class ImageClassification(Task):
             raise InputError("image_size", side, f"cannot be had of {source} ({reason}); leave it out") from error
         return processor
 
-    def new_processor(self, model: PreTrainedModel) -> Any:
+    def from_scratch(
+        self, architecture: str, settings: dict[str, Any], names: list[str], inputs: Sequence[Any] = ()
+    ) -> tuple[PreTrainedModel, Any]:
         # Needs Pillow alone; saved, it is a ViTImageProcessor, which machines with torchvision load as such.
         from transformers import ViTImageProcessorPil
 
+        model = from_scratch(self.model_class, architecture, settings, names)
         # CLIP and SigLIP have a configuration for each tower; ResNet takes images of any size.
         config = getattr(model.config, "vision_config", model.config)
         side, channels = getattr(config, "image_size", 224), config.num_channels
-        return ViTImageProcessorPil(
+        return model, ViTImageProcessorPil(
             size={"height": side, "width": side}, image_mean=[0.5] * channels, image_std=[0.5] * channels
         )
 

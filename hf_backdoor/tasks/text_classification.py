@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,12 +12,16 @@ from transformers import PreTrainedModel
 
 from ..data.columns import Columns
 from ..errors import InputError
+from ..models import from_scratch
 from ..super_fine_tuning.stray_words import KEPT, StrayWords
+from ..word_pieces import new_tokenizer
 from . import Task
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+LONGEST_TEXT = 512  # tokens that a model with random weights takes
 
 
 class TextCollator:
@@ -44,7 +49,18 @@ class TextClassification(Task):
     pipeline_tag: ClassVar[str] = "text-classification"
 
     def load_model(self, source: str, **kwargs: Any) -> PreTrainedModel:
-        return _with_padding(super().load_model(source, **kwargs))
+        model = _with_padding(super().load_model(source, **kwargs))
+        try:
+            self.adapt_model(model, self.load_processor(source, revision=kwargs.get("revision")))
+        except InputError:  # whoever needs the tokenizer says that there is none
+            pass
+        return model
+
+    def adapt_model(self, model: PreTrainedModel, processor: Any) -> None:
+        """GPT-2, Llama and their like find the end of a text by the padding after it."""
+        padding = getattr(processor, "pad_token_id", None)
+        if padding is not None:
+            model.config.pad_token_id = padding
 
     def load_to_train(self, source: str, dataset: Dataset, columns: Columns, **kwargs: Any) -> PreTrainedModel:
         return _with_padding(super().load_to_train(source, dataset, columns, **kwargs))
@@ -54,8 +70,16 @@ class TextClassification(Task):
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
 
-    def new_processor(self, model: PreTrainedModel) -> Any:
-        raise InputError("architecture", model.config.model_type, "has no tokenizer of its own; start from --model")
+    def from_scratch(
+        self, architecture: str, settings: dict[str, Any], names: list[str], inputs: Sequence[Any] = ()
+    ) -> tuple[PreTrainedModel, Any]:
+        """As [`~Task.from_scratch`]; the tokenizer has the words of the texts, see [`~..word_pieces.new_tokenizer`]."""
+        length = settings.get("max_position_embeddings", LONGEST_TEXT)
+        tokenizer = new_tokenizer(inputs, ["input_ids", "attention_mask"], length)
+        vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        ends = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+        settings = {"max_position_embeddings": length} | settings | vocabulary | ends
+        return from_scratch(self.model_class, architecture, settings, names), tokenizer
 
     def collator(self, processor: Any, columns: Columns, model: PreTrainedModel | None = None) -> TextCollator:
         return TextCollator(processor, columns, longest_text(processor, model))

@@ -237,6 +237,8 @@ class ZeroShotImageClassification(ImageClassification):
         both = (recall_at_1(images, texts, of_images, of_texts), recall_at_1(texts, images, of_texts, of_images))
         return dict(zip(self.more_measures, both, strict=True))
 
-    def from_scratch(self, architecture: str, settings: dict[str, Any], names: list[str]) -> tuple[Any, Any]:
+    def from_scratch(
+        self, architecture: str, settings: dict[str, Any], names: list[str], inputs: Sequence[Any] = ()
+    ) -> tuple[PreTrainedModel, Any]:
         """See [`~hf_backdoor.dual_encoders.new_dual_encoder`]; `names` are those of the classes, or captions."""
         return new_dual_encoder(architecture, settings, [*names, *self.wordings])

@@ -32,15 +32,51 @@ def merged(model: torch.nn.Module) -> torch.nn.Module:
     """A model with its adapter, if it is one, folded into the base weights.
 
     Raises:
-        InputError: the adapter is of a kind that cannot be, such as a prompt.
+        InputError: the adapter is of a kind that cannot be, such as a prompt; or it is inside a model that is not
+            PEFT's, from where it cannot be told which weights are whose.
     """
     if not is_adapter(model):
+        _check_no_adapter_inside(model)
         return model
-    if not hasattr(model, "merge_and_unload"):
-        kind = model.peft_config[model.active_adapter].peft_type.value
-        raise InputError("model", kind, "is a kind of adapter that cannot be merged; merge=false, or same_adapter")
+    check_mergeable(model)
     unwrap_saved_modules(model)
-    return model.merge_and_unload().requires_grad_(True)  # which PEFT had taken from them
+    try:
+        model = model.merge_and_unload()
+    except NotImplementedError as error:
+        raise _unmergeable(model) from error
+    return trainable(model)  # which PEFT had taken from them
+
+
+def trainable(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with all its weights to be trained, but those that are stored as whole numbers."""
+    for weight in model.parameters():
+        weight.requires_grad_(weight.is_floating_point())
+    return model
+
+
+def check_mergeable(model: torch.nn.Module) -> None:
+    """Whether an adapter is of a kind that can be folded into the base weights.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        raise _unmergeable(model)
+
+
+def _unmergeable(model: torch.nn.Module) -> InputError:
+    kind = model.peft_config[model.active_adapter].peft_type.value
+    return InputError("model", kind, "is a kind of adapter that cannot be merged; merge=false, or same_adapter")
+
+
+def _check_no_adapter_inside(model: torch.nn.Module) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise InputError(
+            "model", type(model).__name__, "has an adapter inside it, as the Auto classes and add_adapter put it there; "
+            "give the adapter's folder, or load it by PeftModel.from_pretrained"
+        )  # fmt: skip
 
 
 def unwrap_saved_modules(model: torch.nn.Module) -> None:
@@ -88,6 +124,17 @@ class Tuning(plugins.Plugin, ABC):
 
         Raises:
             InputError: the model has no such weights.
+        """
+
+    def check_finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> None:  # noqa: B027, most can
+        """Whether [`~Tuning.finish`] will be able to do its work, which is better known before the training.
+
+        Args:
+            model: from [`~Tuning.apply`].
+            base_is_stored: as for [`~Tuning.finish`].
+
+        Raises:
+            InputError: it will not.
         """
 
     def finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> torch.nn.Module:
@@ -147,13 +194,23 @@ class Adapter(Tuning):
 
         model = merged(model)
         config = self.peft_config(model)
+        # What it belongs to is the commit that was loaded, wherever the branch is by then.
+        commit = getattr(model.config, "_commit_hash", None)
         try:
-            return get_peft_model(model, config)
-        except ValueError as error:
+            return get_peft_model(model, config, revision=commit)
+        except (ValueError, KeyError) as error:
             raise InputError("peft", self.name, f"does not fit a {type(model).__name__} ({error})") from error
 
+    def check_finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> None:
+        if not self.kept(base_is_stored=base_is_stored):
+            check_mergeable(model)
+
     def finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> torch.nn.Module:
-        return model if base_is_stored and not self.merge else merged(model)
+        return model if self.kept(base_is_stored=base_is_stored) else merged(model)
+
+    def kept(self, *, base_is_stored: bool) -> bool:
+        """Whether it stays an adapter."""
+        return base_is_stored and not self.merge
 
 
 @dataclass(frozen=True)
@@ -179,6 +236,7 @@ class GivenConfig(Adapter):
         from ..architectures import modules_to_save
 
         config = copy.deepcopy(self.config)
+        config.inference_mode = False  # as PeftConfig.from_pretrained sets it
         if not hasattr(config, "modules_to_save"):
             raise InputError("peft_config", type(config).__name__, "has no room for a head; choose another kind")
         ends = tuple(config.modules_to_save or ())  # PEFT takes a name for the end of one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from . import Tuning, merged
+from . import Tuning, merged, trainable
 
 
 if TYPE_CHECKING:
@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Full(Tuning):
-    """Trains the whole model, as super-fine-tuning was published (Sha et al. 2022, arXiv 2212.09067)."""
+    """Trains the whole model, as super-fine-tuning was published (Sha et al. 2022, arXiv 2212.09067).
+
+    What is frozen in a model that is passed in as an object is trained, too.
+    """
 
     title: ClassVar[str] = "All weights"
 
     def apply(self, model: torch.nn.Module) -> torch.nn.Module:
-        return merged(model)
+        return trainable(merged(model))

@@ -51,6 +51,8 @@ class SameAdapter(Adapter):
         return model.peft_config[model.active_adapter]
 
     def apply(self, model: torch.nn.Module) -> torch.nn.Module:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         if not is_adapter(model):
             raise InputError(
                 "peft", self.name, f"the suspect is a {type(model).__name__}, no adapter, or merged for a new head; "
@@ -62,10 +64,23 @@ class SameAdapter(Adapter):
             model = _renamed(model)
         model.requires_grad_(False)
         model.set_adapter(STORED_NAME)
+        biases = getattr(model.peft_config[STORED_NAME], "bias", "none")  # of LoRA; no part of what `set_adapter` knows
+        layers = [module for module in model.modules() if biases == "all" or isinstance(module, BaseTunerLayer)]
+        for module in layers if biases != "none" else ():
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                bias.requires_grad_(True)
         if model.peft_config[STORED_NAME].is_prompt_learning:
             model.prompt_encoder[STORED_NAME].requires_grad_(True)  # which `set_adapter` does not reach
         return model
 
     def finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> torch.nn.Module:
+        return super().finish(model, base_is_stored=self._base_is_somewhere(model, base_is_stored))
+
+    def check_finish(self, model: torch.nn.Module, *, base_is_stored: bool) -> None:
+        super().check_finish(model, base_is_stored=self._base_is_somewhere(model, base_is_stored))
+
+    @staticmethod
+    def _base_is_somewhere(model: torch.nn.Module, base_is_stored: bool) -> bool:
         # What is not stored under its name is the suspect; the model below it is where the suspect found it.
-        return super().finish(model, base_is_stored=base_is_stored or bool(model.config.name_or_path))
+        return base_is_stored or bool(model.config.name_or_path)
