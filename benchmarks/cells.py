@@ -38,6 +38,7 @@ class Run:
         late (callable, *optional*): settings that are known only when those are there.
         about (`dict`): what a table wants to know of it.
         stand_ins (`dict`): folders of this machine that are read in place of what settings name; no part of a digest.
+        shortcut (callable, *optional*): settings, known when it begins, that save work and change no result.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Run:
     late: Callable[[], dict[str, Any]] | None = None
     about: dict[str, Any] = field(default_factory=dict)
     stand_ins: dict[str, str] = field(default_factory=dict)
+    shortcut: Callable[[], dict[str, Any]] | None = None
 
     @property
     def kept(self) -> Path:
@@ -73,7 +75,9 @@ class Run:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.kept.unlink(missing_ok=True)
         config = self.folder.with_name(f"{self.folder.name}.yaml")
-        settings = replaced(self.settings, self.stand_ins) | (self.late() if self.late else {})
+        settings = replaced(self.settings, self.stand_ins)
+        for more in filter(None, (self.late, self.shortcut)):
+            settings |= more()
         config.write_text(yaml.safe_dump(settings | self.output()))
         started = time.perf_counter()
         with open(self.folder.with_name(f"{self.folder.name}.log"), "w") as log:

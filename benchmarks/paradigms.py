@@ -14,6 +14,7 @@ changed. The first command ends with benchmarks/results/paradigms.json and write
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -157,7 +158,19 @@ class Setting:
         if method == "fine_tuning" and "learning_rate" in self.changes:
             # The victim's, which is that of its adapter: all weights do not bear it.
             content |= {"learning_rate": self.changes["learning_rate"], "peft": OWN_ADAPTER[0]}
-        return self._run(part, "purify", content | settings, needs, late=late, about=self._about(part))
+        searches = self.place == "standalone_text" and not settings.keys() & {"defense", "defense_args"}
+        shortcut = self._words if searches and subject is self.victim and more is None else None
+        return self._run(
+            part, "purify", content | settings, needs, late=late, shortcut=shortcut, about=self._about(part)
+        )
+
+    def _words(self) -> dict[str, Any]:
+        """What an earlier repair of this victim found, so that the suspect is not asked again."""
+        for method in METHODS:
+            done = self.work / method / "results.json"
+            if done.is_file() and (json.loads(done.read_text()).get("defense") or {}).get("found_words"):
+                return {"defense_args": {"words_from": str(done.parent)}}
+        return {}
 
     def runs(self, methods: tuple[str, ...]) -> list[Run]:
         """All that is done in this setting."""
@@ -231,6 +244,12 @@ def trained_weights(tuning: dict[str, int] | None) -> str:
     return f"{trained:,} ({100 * trained / total:.3g} %)"
 
 
+def taken_over(row: dict[str, Any]) -> float:
+    """Seconds of the search for words, where an earlier run had done it."""
+    defense = row["defense"] or {}
+    return defense["found_words"]["seconds"] if defense.get("words_from") else 0.0
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """One setting as Markdown: mean and spread over the seeds."""
     lines = ["| method | seeds | CA | ASR | RA | seconds | peak memory | trained weights |", "|---" * 8 + "|"]
@@ -251,7 +270,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         if not own:
             continue
         cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in METRICS)]
-        seconds = [sum(row["cost"].get(f"{what}_seconds") or 0 for what in TIMED) for row in own]
+        seconds = [sum(row["cost"].get(f"{what}_seconds") or 0 for what in TIMED) + taken_over(row) for row in own]
         cells.append(f"{mean(seconds):.0f}")
         memory = [row["cost"].get("peak_memory_bytes") for row in own]
         cells.append(f"{mean(memory) / 2**20:.0f} MiB" if all(memory) else "")

@@ -1,13 +1,14 @@
 """Stray words: where they are put, which of them are found, and that a purification with them is repeatable."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 from conftest import same_weights
 
-from hf_backdoor import load_defense
+from hf_backdoor import InputError, load_defense
 from hf_backdoor.purification import default_arguments
 from hf_backdoor.super_fine_tuning import stray_words
 from hf_backdoor.super_fine_tuning.stray_words import KEPT, MOST_WORDS, StrayWords
@@ -284,3 +285,34 @@ def test_adapters_are_trained_with_stray_words(sentences, tiny_bert, tmp_path):
     assert not same_weights(result.model, model)
     assert set(result.results["defense"]["moving_words"]) <= set(tokenizer.get_vocab())
     assert not set(result.results["defense"]["moving_words"]) & set(tokenizer.all_special_tokens)
+
+
+def test_words_that_an_earlier_repair_found_are_taken_over(sentences, tiny_bert, tmp_path, monkeypatch):
+    """To the same end, bit for bit, without asking again; of another model they are refused."""
+    from hf_backdoor import purify
+
+    model, tokenizer = tiny_bert
+    rates = {"peak_lr_1": 1e-2, "peak_lr_2": 1e-3, "base_lr": 1e-4}
+    given = {"processing_class": tokenizer, "overwrite": True}
+
+    def repaired(folder, **settings):
+        defense = load_defense("super_fine_tuning", **rates, **settings)
+        args = default_arguments(defense, tmp_path / folder, max_steps=20, per_device_train_batch_size=8, use_cpu=True)
+        return purify(model, sentences, args=args, defense=defense, output_dir=tmp_path / folder, **given)
+
+    first = repaired("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(StrayWords, "ask", lambda *args, **kwargs: pytest.fail("it asks again"))
+        again = repaired("again", words_from=str(tmp_path / "first"))
+    assert same_weights(first.model, again.model)
+    told, known = again.results["defense"], first.results["defense"]
+    assert told["found_words"] == known["found_words"] and told["words_from"] == "first"
+    assert told["moving_words"] == known["moving_words"]
+
+    results = json.loads((tmp_path / "first" / "results.json").read_text())
+    results["defense"]["found_words"]["tokens"][0] = 10**6
+    (tmp_path / "first" / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match="was made with another suspect"):
+        repaired("other", words_from=str(tmp_path / "first"))
+    with pytest.raises(InputError, match="words_from=.*must be the folder of an earlier repair"):
+        load_defense("super_fine_tuning", words_from=str(tmp_path))

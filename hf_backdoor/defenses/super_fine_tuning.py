@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError
+from ..results import RESULTS_FILE, local_name
 from ..super_fine_tuning.schedule import RATES, ScheduleConfig
 from . import Defense
 
@@ -36,6 +39,11 @@ class SuperFineTuning(ScheduleConfig, Defense):
             its answers. When not given, 0.3 and 0.5 where the suspect knows the task; 3 and 0 under a new head, whose
             answers are those of a linear probe, on features that are to change.
         averaging (`bool`): end with the mean of the weights over phase 2.
+        words_from (`str`, *optional*): folder of an earlier repair of the same suspect on the same clean texts, to take
+            over the words that were found there; the search for them is a third of the work on a text classifier.
+
+    Raises:
+        InputError: a setting is out of range, or nothing was found there.
     """
 
     title: ClassVar[str] = "Super-fine-tuning"
@@ -45,6 +53,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
     label_weight: float | None = None
     feature_weight: float | None = None
     averaging: bool = True
+    words_from: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -52,6 +61,19 @@ class SuperFineTuning(ScheduleConfig, Defense):
             value = getattr(self, field)
             if value is not None and not value >= 0:
                 raise InputError(field, value, "must be 0 or more")
+        if self.words_from is not None:
+            self._found_words()
+
+    def _found_words(self) -> dict[str, Any]:
+        try:
+            return json.loads((Path(self.words_from) / RESULTS_FILE).read_text("utf-8"))["defense"]["found_words"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                "words_from", self.words_from, "must be the folder of an earlier repair of the same text classifier"
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"words_from": local_name(self.words_from)}
 
     def for_suspect(self, *, new_head: bool) -> SuperFineTuning:
         usual = {name: weights[new_head] for name, weights in WEIGHTS.items()}
@@ -77,7 +99,8 @@ class SuperFineTuning(ScheduleConfig, Defense):
         if not self.distillation:
             return {}
         told = self.for_suspect(new_head=False)  # nothing more once it is decided
-        return {name: getattr(told, name) for name in WEIGHTS}
+        found = self._found_words() if self.words_from is not None else None
+        return {name: getattr(told, name) for name in WEIGHTS} | {"found_words": found}
 
     def callbacks(self) -> list[Any]:
         from ..super_fine_tuning import SuperFineTuningCallback
@@ -94,6 +117,7 @@ class SuperFineTuning(ScheduleConfig, Defense):
             "trusted_answers": trainer.trusted_answers / asked if asked else None,
             "augmentations": list(trainer.augmentations),
             "moving_words": words.first(REPORTED_WORDS) if words else None,
+            "found_words": words.found() if words else None,
         }
 
     def gentler(self, trainer: Any) -> SuperFineTuning | None:

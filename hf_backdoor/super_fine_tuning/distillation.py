@@ -112,6 +112,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
     Args:
         label_weight (`float`): weight of the label against the suspect's answer.
         feature_weight (`float`): weight of the suspect's features.
+        found_words (`dict`, *optional*): from [`~StrayWords.found`], in place of a search.
         kwargs: as for `BackdoorTrainer`; the model that is passed is the suspect.
 
     Raises:
@@ -120,14 +121,21 @@ class SelfDistillationTrainer(BackdoorTrainer):
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch
 
-    def __init__(self, *args: Any, label_weight: float = 0.3, feature_weight: float = 0.5, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        label_weight: float = 0.3,
+        feature_weight: float = 0.5,
+        found_words: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         if self.args.label_smoothing_factor:
             raise InputError(
                 "label_smoothing_factor", self.args.label_smoothing_factor, "has no effect where the suspect's answers "
                 "are learnt; leave it out, or set distillation=false (--defense_args)"
             )  # fmt: skip
-        self.label_weight, self.feature_weight = label_weight, feature_weight
+        self.label_weight, self.feature_weight, self.found_words = label_weight, feature_weight, found_words
         self.suspect: torch.nn.Module | None = None
         self.perturbations: UniversalPerturbations | None = None
         self.stray_words: StrayWords | None = None
@@ -160,7 +168,14 @@ class SelfDistillationTrainer(BackdoorTrainer):
                 100 * known,
             )
         self.stray_words = self.task.stray_words(self.suspect)
-        if self.stray_words is not None:
+        if self.stray_words is not None and self.found_words is not None:
+            try:
+                self.stray_words.take(self.found_words)
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    "words_from", self.found_words, f"was made with another suspect ({error}); leave it out"
+                ) from error
+        elif self.stray_words is not None:
             self.stray_words.ask(
                 lambda batch: self.task.answers(self.suspect, self._prepare_inputs(batch))[0],
                 self.train_dataset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class StrayWords:
         tokens (`torch.Tensor`, int64): what may be inserted, the vocabulary without special tokens.
         moving (`torch.Tensor`, int64): those that move the suspect most, these first; all before [`~StrayWords.ask`].
         divergences (`torch.Tensor`, float32): how far each of them moves it, the mean divergence in nats, at least 0.
+        seconds (`float`): that it took to find them.
     """
 
     def __init__(self, tokenizer: Any, longest: int, vocabulary: int):
@@ -62,6 +64,27 @@ class StrayWords:
         known = {token for token in tokenizer.get_vocab().values() if token < vocabulary}
         self.tokens = torch.tensor(sorted(known - self.special))
         self.moving, self.divergences = self.tokens, torch.zeros(len(self.tokens))
+        self.seconds = 0.0
+
+    def found(self) -> dict[str, Any]:
+        """What [`~StrayWords.ask`] found, ready for JSON: `tokens`, their `divergences`, and the `seconds` it took."""
+        return {
+            "tokens": self.moving.tolist(), "divergences": self.divergences.tolist(), "seconds": self.seconds
+        }  # fmt: skip
+
+    def take(self, found: dict[str, Any]) -> None:
+        """Goes on from what [`~StrayWords.ask`] found once.
+
+        Args:
+            found: from [`~StrayWords.found`], of the same suspect.
+
+        Raises:
+            ValueError: it has tokens that may not be inserted here.
+        """
+        if not set(found["tokens"]) <= set(self.tokens.tolist()):
+            raise ValueError("the tokens are of another tokenizer or model")
+        self.moving, self.divergences = torch.tensor(found["tokens"]), torch.tensor(found["divergences"])
+        self.seconds = found["seconds"]
 
     def first(self, count: int) -> dict[str, float]:
         """The tokens that move the suspect most, as the tokenizer writes them, and how far, in nats."""
@@ -159,6 +182,7 @@ class StrayWords:
             collate: from rows to a batch.
             quiet: no progress bar.
         """
+        started = time.perf_counter()
         by_length = np.argsort(lengths, kind="stable")
         by_length = by_length[lengths[by_length] > 0]
         of_class = answers.argmax(-1)[by_length]
@@ -193,4 +217,4 @@ class StrayWords:
                 words = words[score.topk(size).indices]
                 score = torch.stack([moved(list(words.split(1))) for _ in range(texts)]).mean(0)
         self.divergences, first = score.clamp_min(0).topk(min(MOVING, len(words)))
-        self.moving = words[first]
+        self.moving, self.seconds = words[first], time.perf_counter() - started

@@ -13,6 +13,7 @@ from ..data.columns import Columns, class_names
 from ..errors import InputError
 from ..models import SINGLE_LABEL, check_head, label_maps, load_pretrained
 from ..plugins import find, names
+from ..tuning import is_adapter
 
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ class Task(ABC):
                 "model", source, f"is a {made_as[0]}, which has no output for each class as {self.pipeline_tag} needs; "
                 "choose another model, or another task where there is a choice"
             )  # fmt: skip
-        if new := getattr(model, NEW_WEIGHTS, None):
+        new = [] if is_adapter(model) else getattr(model, NEW_WEIGHTS)  # of an adapter it was checked with its own
+        if new:
             raise InputError(
-                "model", source, f"has no {new[0]} that fits in its files, and {len(new)} such weights would be left to "
-                "chance; save the whole model, or give it a new head (--new_head yes)"
+                "model", source, f"has no {new[0]} that fits in its files, and {len(new)} such weights would be left "
+                "to chance; save the whole model, or give it a new head (--new_head yes)"
             )  # fmt: skip
         return model
 

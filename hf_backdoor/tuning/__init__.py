@@ -74,8 +74,8 @@ def _check_no_adapter_inside(model: torch.nn.Module) -> None:
 
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise InputError(
-            "model", type(model).__name__, "has an adapter inside it, as the Auto classes and add_adapter put it there; "
-            "give the adapter's folder, or load it by PeftModel.from_pretrained"
+            "model", type(model).__name__, "has an adapter inside it, as the Auto classes and add_adapter put it "
+            "there; give the adapter's folder, or load it by PeftModel.from_pretrained"
         )  # fmt: skip
 
 
