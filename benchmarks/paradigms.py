@@ -95,7 +95,7 @@ class Setting:
         self.place, _, self.variant = name.partition("-")
         self.name, self.seed, self.options, self.changes = name, seed, options, changes or {}
         # From scratch a text classifier learns too little of 2,400 sentences.
-        pretrained = self.variant == "pretrained" or self.place.endswith("_text")
+        pretrained = self.variant == "pretrained" or self.place == "standalone_text"
         self.size = "pretrained" if pretrained else "small"
         self.work = WORK / f"{name}-{seed}"
         self.victim = self._train("victim", {})

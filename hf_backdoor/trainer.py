@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -308,13 +309,22 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         finally:
             self.data_collator = usual
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        """As `Trainer.get_eval_dataloader`; `dataloader_drop_last` is a matter of training."""
+    @contextmanager
+    def _dropping_nothing(self) -> Iterator[None]:
+        """`dataloader_drop_last` is a matter of training."""
         told, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(*args, **kwargs)
+            yield
         finally:
             self.args.dataloader_drop_last = told
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        with self._dropping_nothing():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        with self._dropping_nothing():
+            return super().get_test_dataloader(*args, **kwargs)
 
     def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch under the chosen augmentations, drawn from torch's global generator."""
