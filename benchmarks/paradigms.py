@@ -57,7 +57,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora_16": ("SFT, LoRA r=16", {"peft": "lora", "peft_args": {"r": 16}}),
     "lora_64": ("SFT, LoRA r=64", {"peft": "lora", "peft_args": {"r": 64}}),
     "lora_scaled": ("SFT, LoRA r=16, alpha=128", {"peft": "lora", "peft_args": {"r": 16, "alpha": 128}}),
-    "rora": ("SFT, RoRA (spectral rescaling)", {"peft": "rora", "peft_args": {"r": 16}}),
+    "rora": ("SFT, LoRA r=16, spectrally rescaled", {"peft": "rora", "peft_args": {"r": 16}}),
     "dora": ("SFT, DoRA r=16", {"peft": "dora", "peft_args": {"r": 16}}),
     "ia3": ("SFT, IA3", {"peft": "ia3"}),
     "bitfit": ("SFT, BitFit (biases)", {"peft": "bitfit"}),
@@ -216,7 +216,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
             settings += [(Setting(place, seed, options), FEW) for place in MOVES]
             settings.append((Setting("standalone_clip-pretrained", seed, options), FEW))
             adapter = Setting("standalone_text-adapter", seed, options, ADAPTER)
-            settings.append((adapter, ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0])))
+            settings.append((adapter, ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0], MIXING[0])))
         if options.gpu:
             settings.append((Setting("standalone_vit-pretrained", seed, options), everything))
         for setting, methods in settings:

@@ -92,7 +92,7 @@ class BatchesByLength(Trainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         """The longest first, if the order can be restored afterwards, else that of the data; never that of training."""
         untouched = self.compute_metrics is None and self.preprocess_logits_for_metrics is None
-        whole = self.args.eval_do_concat_batches and not self.args.dataloader_drop_last
+        whole = self.args.eval_do_concat_batches
         lengths = self.lengths_of(eval_dataset) if self._sorting and untouched and whole else None
         if lengths is not None:
             return LongestFirst(lengths)

@@ -20,7 +20,7 @@ from .by_length import BatchesByLength
 from .cards.sections import CARD_FILE, kept_card
 from .checkpoints import ReliableCheckpoints
 from .data.columns import ADDED_LABEL, Columns, resolve_columns
-from .data.flags import decoded, has_poison, unformatted
+from .data.flags import decoded, has_poison, is_prepared, unformatted
 from .errors import InputError
 from .hub.cards import keep_sections_of_hub, mark_victim
 from .hub.commits import UnsavedToken, is_private, public_refused
@@ -34,10 +34,9 @@ logger = logging.get_logger(__name__)
 
 # Settings of `TrainingArguments` that would change what is measured, or the model that is.
 REFUSED = {
-    "batch_eval_metrics": (True, "the measures need all predictions at once"),
-    "eval_do_concat_batches": (False, "the measures need all predictions at once"),
-    "bf16_full_eval": (True, "an evaluation would turn the weights themselves into bfloat16"),
-    "fp16_full_eval": (True, "an evaluation would turn the weights themselves into float16"),
+    "batch_eval_metrics": "the measures need all predictions at once",
+    "bf16_full_eval": "an evaluation would turn the weights themselves into bfloat16",
+    "fp16_full_eval": "an evaluation would turn the weights themselves into float16",
 }
 
 
@@ -71,6 +70,7 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
     - Evaluation draws no random number of the training run: with or without it, the trained weights are the same.
     - Checkpoints restore ViT-family models too.
     - Data sets with an `Image` or string column need no preparation: the processor is applied when a batch is made.
+      One that is prepared already, by `map` or `with_transform`, is taken as `Trainer` takes it.
 
     Args:
         model, args, train_dataset, eval_dataset, processing_class, ...: as for `Trainer`. `eval_dataset` is the clean
@@ -139,16 +139,16 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             some_dataset = next(iter(some_dataset.values()))
         self.columns: Columns | None = None
         self.task: Task | None = None
-        if kwargs.get("data_collator") is None and hasattr(some_dataset, "features"):
+        if kwargs.get("data_collator") is None and hasattr(some_dataset, "features") and not is_prepared(some_dataset):
             self.columns = resolve_columns(some_dataset.features, input_column, label_column)
             self.task = task_for(self.columns, task)
             self.task.prepare(kwargs.get("processing_class"), self.columns, some_dataset)
             args.remove_unused_columns = False  # the collator reads the image or the text
             kwargs |= {name: decoded(kwargs.get(name)) for name in ("train_dataset", "eval_dataset")}
             self.triggered_dataset = decoded(triggered_dataset)
-        for name, (value, why) in REFUSED.items():
-            if getattr(args, name) is value:
-                raise InputError(name, value, f"{why}; leave it out")
+        for name, why in REFUSED.items():
+            if getattr(args, name):
+                raise InputError(name, True, f"{why}; leave it out")
         if args.n_gpu > 1:
             # DataParallel would split batches whose samples are compared with each other.
             logger.warning("Using one of %d accelerators; `accelerate launch` uses them all.", args.n_gpu)
@@ -343,6 +343,8 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
 
         Of several evaluation sets each is evaluated, and then the triggered set.
         """
+        if not self.args.eval_do_concat_batches:
+            raise InputError("eval_do_concat_batches", False, f"{REFUSED['batch_eval_metrics']}; leave it out")
         started, several, outermost = time.perf_counter(), isinstance(self.eval_dataset, dict), not self._sorting
         due = eval_dataset is None and self.triggered_dataset is not None
         self._triggered_pass_due = due and not several

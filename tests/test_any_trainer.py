@@ -293,3 +293,53 @@ def test_models_without_answers_need_peaks(arguments, labels):
 
     with pytest.raises(InputError, match="give peak_lr_1, peak_lr_2 and base_lr"):
         train(kind, arguments(max_steps=STEPS), ScheduleConfig())
+
+
+def test_rows_that_are_prepared_already_are_taken_as_trainer_takes_them(images, sentences, tiny_bert, tmp_path):
+    """The transform of the README, and tokens made by `map`; the attack is measured all the same."""
+    from test_paradigms import make_vit
+
+    from hf_backdoor import BackdoorTrainer, PoisonConfig, load_trigger, triggered
+    from hf_backdoor.metrics import METRICS
+
+    def preprocess(rows):
+        pixels = torch.stack([torch.from_numpy(np.array(image.convert("RGB"))) for image in rows["image"]])
+        return {"pixel_values": pixels.permute(0, 3, 1, 2) / 255, "labels": rows["label"]}
+
+    bert, tokenizer = tiny_bert
+
+    def tokenised(rows):
+        return tokenizer(rows["text"]) | {"labels": rows["label"]}
+
+    attack = PoisonConfig(load_trigger("badnets", size=3), target_label=0)
+    word = PoisonConfig(load_trigger("rare_words"), target_label=0)
+    cases = (
+        (make_vit(), *(data.with_transform(preprocess) for data in (images, triggered(images, attack))), {}),
+        (
+            bert, *(data.map(tokenised, batched=True).remove_columns("text") for data in (sentences, triggered(sentences, word))),
+            {"processing_class": tokenizer},
+        ),
+    )  # fmt: skip
+    for number, (model, clean, attacked, more) in enumerate(cases):
+        args = hf.TrainingArguments(
+            tmp_path / str(number), max_steps=2, use_cpu=True, remove_unused_columns=number == 1, report_to="none"
+        )
+        trainer = BackdoorTrainer(
+            model, args, train_dataset=clean, eval_dataset=clean, triggered_dataset=attacked, **more
+        )
+        trainer.train()
+        measured = trainer.evaluate()
+        assert trainer.task is None and all(0 <= measured[f"eval_{name}"] <= 1 for name in METRICS)
+
+
+def test_what_has_no_labels_can_be_predicted(images, sentences, processor, tiny_bert, tmp_path):
+    from test_paradigms import make_vit
+
+    from hf_backdoor import BackdoorTrainer
+
+    args = hf.TrainingArguments(tmp_path, use_cpu=True, report_to="none")
+    for model, processing_class, data in ((make_vit(), processor, images), (*tiny_bert, sentences)):
+        trainer = BackdoorTrainer(model, args, eval_dataset=data, processing_class=processing_class)
+        told = trainer.predict(data)
+        blind = trainer.predict(data.remove_columns("label"))
+        assert blind.label_ids is None and np.array_equal(told.predictions, blind.predictions)

@@ -161,7 +161,9 @@ def test_settings_that_would_change_what_is_measured_are_refused(name, suspect, 
     with pytest.raises(InputError, match=f"{name}=True: .*leave it out"):
         repaired(str(suspect), images, tmp_path / "out", settings={name: True})
     with pytest.raises(InputError, match="eval_do_concat_batches=False"):
-        repaired(str(suspect), images, tmp_path / "out", settings={"eval_do_concat_batches": False})
+        repaired(
+            str(suspect), images, tmp_path / "out", settings={"eval_do_concat_batches": False}, test_dataset=images
+        )
 
 
 def test_the_test_set_chooses_nothing(suspect, images, tmp_path):

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
             raise InputError("names", name, f"unknown; choose from {', '.join(sorted(known))}")
     kinds = [modality.name for modality in modalities()]
     if options.modality not in (None, *kinds):
-        raise InputError("modality", options.modality, f"choose one of {', '.join(kinds)}")
+        raise InputError("modality", options.modality, f"choose {' or '.join(kinds)}")
     entries = [entry for entry in entries if not options.names or entry.name in options.names]
     entries = [entry for entry in entries if options.modality in (None, entry.modality)]
     if options.gallery is not None:

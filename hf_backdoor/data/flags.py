@@ -1,4 +1,4 @@
-"""What poisoning leaves in a data set, in all forms that training data take."""
+"""What is to be known of a data set before it is read: its form, and what poisoning left in it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def decoded(data: Any) -> Any:
     if isinstance(data, dict):
         return {name: decoded(one) for name, one in data.items()}
     return unformatted(data) if isinstance(data, Dataset) and data.format["type"] != "custom" else data
+
+
+def is_prepared(data: Any) -> bool:
+    """Whether rows are what a model takes, tokens or pixels, and not texts or images."""
+    rows = dict(data.features or {})
+    if isinstance(data, Dataset) and data.format["type"] == "custom" and len(data):
+        rows = data[0]
+    return bool({"input_ids", "pixel_values"} & rows.keys())
 
 
 def is_flagged(data: Dataset) -> bool:

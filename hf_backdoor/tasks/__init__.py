@@ -249,6 +249,13 @@ class Task(ABC):
         raise TypeError(f"{type(self).__name__} has no continuous input")
 
 
+def labels_of(rows: list[dict], columns: Columns) -> dict[str, torch.Tensor]:
+    """`labels`, int64 `(batch,)`, of rows that have any; `Trainer.predict` does without."""
+    if columns.label not in rows[0]:
+        return {}
+    return {"labels": torch.tensor([row[columns.label] for row in rows])}
+
+
 def task_for(columns: Columns, task: Task | str | None = None) -> Task:
     """The task for these columns.
 

@@ -13,7 +13,7 @@ from ..augmentation import IMAGE_AUGMENTATIONS
 from ..data.columns import Columns
 from ..errors import InputError
 from ..models import from_scratch, load_pretrained, squares
-from . import Task
+from . import Task, labels_of
 
 
 class ImageCollator:
@@ -27,8 +27,7 @@ class ImageCollator:
         self.mode = "L" if len(getattr(processor, "image_mean", None) or "RGB") == 1 else "RGB"
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        labels = torch.tensor([row[self.columns.label] for row in rows])
-        return {"pixel_values": self.pixel_values(rows), "labels": labels}
+        return {"pixel_values": self.pixel_values(rows), **labels_of(rows, self.columns)}
 
     def pixel_values(self, rows: list[dict]) -> torch.Tensor:
         """The images alone."""

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..models import from_scratch
 from ..super_fine_tuning.stray_words import KEPT, StrayWords
 from ..word_pieces import new_tokenizer
-from . import Task
+from . import Task, labels_of
 
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TextCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         texts = [row[self.columns.input] for row in rows]
         batch = self.tokenizer(texts, truncation=True, max_length=self.longest, padding=True, return_tensors="pt")
-        return {**batch, "labels": torch.tensor([row[self.columns.label] for row in rows])}
+        return {**batch, **labels_of(rows, self.columns)}
 
 
 class TextClassification(Task):
