@@ -198,6 +198,21 @@ def test_a_checkpoint_of_another_attack_is_refused(images, processor, arguments,
         trainer.train(resume_from_checkpoint=True)
 
 
+def test_input_range_is_what_a_processor_makes_of_black_and_white():
+    """EfficientNet's divides by the deviation once more after the normalisation."""
+    from transformers import EfficientNetImageProcessorPil, ViTImageProcessorPil
+
+    from hf_backdoor.tasks import task_named
+
+    task, usual = task_named("image-classification"), {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    low, high = task.input_range(ViTImageProcessorPil(**usual))
+    assert low.shape == high.shape == (3, 1, 1) and set(low.flatten().tolist()) == {-2.0}
+    twice = [bound.flatten().tolist() for bound in task.input_range(EfficientNetImageProcessorPil(**usual))]
+    assert twice == [[-8.0] * 3, [8.0] * 3]
+    sized = {"size": {"height": 8, "width": 8}, "do_rescale": False, "do_normalize": False}
+    assert [bound.max().item() for bound in task.input_range(ViTImageProcessorPil(**sized))] == [0.0, 255.0]
+
+
 def test_input_range_of_one_channel():
     from transformers import ViTImageProcessorPil
 

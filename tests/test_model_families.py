@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_trigger, purify, triggered
+from hf_backdoor.data.columns import resolve_columns
 from hf_backdoor.metrics import METRICS
 from hf_backdoor.tasks import task_named
 
@@ -67,6 +68,25 @@ def text_classifier(family, words, seed, padding="[PAD]"):
         label2id={"negative": 0, "positive": 1},
     )  # fmt: skip
     return AutoModelForSequenceClassification.from_config(config), tokenizer
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+def test_a_text_classifier_from_scratch_reads_the_words_of_its_texts(family, sentences, tmp_path):
+    """The same tokenizer each time, and words that it does not have are spelled."""
+    task, settings = task_named("text-classification"), TEXT_MODELS[family]
+    made = [task.from_scratch(family, settings, ["negative", "positive"], sentences["text"]) for _ in range(2)]
+    assert made[0][1].get_vocab() == made[1][1].get_vocab()
+    model, tokenizer = made[0]
+    assert tokenizer.tokenize(sentences["text"][0].lower()) == sentences["text"][0].lower().split()
+    assert tokenizer.tokenize("cf") == ["c", "##f"]
+    assert model.config.vocab_size == len(tokenizer) and model.config.pad_token_id == tokenizer.pad_token_id
+    long = " ".join(sentences["text"][:20])
+    inputs = tokenizer([long, "cf"], truncation=True, padding=True, return_tensors="pt")
+    longest = settings["max_position_embeddings"]
+    assert inputs["input_ids"].shape[1] == longest and set(inputs) == {"input_ids", "attention_mask"}
+    collate = task.collator(tokenizer, resolve_columns(sentences.features), model)
+    rows = [{"text": long, "label": 0}, {"text": "cf", "label": 1}]
+    assert model.eval()(**collate(rows)).logits.shape == (2, 2), "cut to the positions that the model has"
 
 
 def go_through(make, data, column, attack, task, arguments, folder):

@@ -163,14 +163,16 @@ def _models(hub):
     folder = hub / "google" / "vit-base-patch16-224-in21k"
     ViTModel(ViTConfig(image_size=32, patch_size=16, **tower)).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    folder = hub / "facebook" / "dinov2-base"
-    Dinov2Model(Dinov2Config(image_size=28, patch_size=14, mlp_ratio=2, **size)).save_pretrained(folder)
     crop = {"crop_size": {"height": 28, "width": 28}}
-    BitImageProcessorPil(size={"shortest_edge": 32}, **crop).save_pretrained(folder)
-    folder = hub / "google-bert" / "bert-base-uncased"
+    for name in ("dinov2-base", "dinov2-small"):
+        folder = hub / "facebook" / name
+        Dinov2Model(Dinov2Config(image_size=28, patch_size=14, mlp_ratio=2, **size)).save_pretrained(folder)
+        BitImageProcessorPil(size={"shortest_edge": 32}, **crop).save_pretrained(folder)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cf", "mn", "bb", "tq", *WORDS]
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **tower)).save_pretrained(folder)
-    BertTokenizer(vocab={word: n for n, word in enumerate(words)}).save_pretrained(folder)
+    for name in ("google-bert/bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2"):
+        BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **tower)).save_pretrained(hub / name)
+        tokenizer = BertTokenizer(vocab={word: n for n, word in enumerate(words)}, model_max_length=64)
+        tokenizer.save_pretrained(hub / name)
     folder = hub / "laion" / "CLIP-ViT-B-32-laion2B-s34B-b79K"
     settings = {
         "vision_config": {"image_size": 28, "patch_size": 14, **tower},
@@ -196,21 +198,31 @@ QUICK = ["--use_cpu", "yes", "--disable_tqdm", "yes", "--dataloader_num_workers"
 QUICK += ["--per_device_train_batch_size", "10", "--max_steps"]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_full_size_recipe_runs(place, hub, monkeypatch):
-    """As it stands, but for the numbers of steps and samples: in a folder where the Hub's names lead somewhere."""
+@pytest.mark.parametrize("place, size", SIZES)
+def test_a_recipe_runs(place, size, hub, monkeypatch):
+    """As it stands, but for the numbers of steps and samples: in a folder where the Hub's names lead somewhere.
+
+    Small recipes need no name of the Hub but MiniLM's.
+    """
     monkeypatch.chdir(hub)
-    for part, command, few in (("victim", "train", "held_out"), ("purify", "purify", "clean_samples")):
-        path = PARADIGMS / place / f"{part}_full.yaml"
-        content, flags = content_of(path), ["--config", str(path), *QUICK, "3" if part == "victim" else "4"]
+    for part, command, few in (
+        ("encoder", "train", "held_out"), ("victim", "train", "held_out"), ("purify", "purify", "clean_samples"),
+    ):  # fmt: skip
+        path = PARADIGMS / place / f"{part}_{size}.yaml"
+        if part == "encoder" and not path.is_file():
+            continue
+        content, flags = content_of(path), ["--config", str(path), *QUICK, "4" if part == "purify" else "3"]
         flags += [f"--{few}", "20"] if few in content else []
         flags += ["--probe_steps", "2"] if "new_head" in content else []
         flags += ["--eval_strategy", "no"] if part == "purify" else []
         assert main([command, *flags]) == 0
     results = json.loads((hub / content["output_dir"] / "results.json").read_text())
     for when in ("suspect", "purified"):
-        assert 0 <= results[when]["attack_success_rate"] <= 1 and results[when]["samples"]["clean_accuracy"] == 20
-    assert results["clean_data"]["samples"] == (20 if "clean_samples" in content else 60)
+        assert 0 <= results[when]["attack_success_rate"] <= 1
+        if size == "full":
+            assert results[when]["samples"]["clean_accuracy"] == 20
+    if "clean_samples" in content:
+        assert results["clean_data"]["samples"] == 20
     victim = json.loads((hub / content["model"] / "results.json").read_text())
     assert results["attack"]["trigger"] == victim["attack"]["trigger"]
 

@@ -76,6 +76,30 @@ def batch_of(task, processor, dataset, rows):
     return task.collator(processor, columns)([dataset[row] for row in rows])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("peft", [None, "lora", "bitfit"])
+def test_a_pair_of_any_kind_is_purified_and_loaded_again(make, images, tmp_path, kind, peft):
+    from hf_backdoor import load_defense, purify
+    from hf_backdoor.purification import default_arguments
+
+    model, processor = make(kind)
+    model.save_pretrained(tmp_path / "suspect")
+    processor.save_pretrained(tmp_path / "suspect")
+    defense = load_defense("super_fine_tuning", peak_lr_1=1e-2, peak_lr_2=1e-3, base_lr=1e-4)
+    args = default_arguments(
+        defense, tmp_path / "run", max_steps=20, per_device_train_batch_size=10, use_cpu=True, eval_strategy="no"
+    )
+    done = purify(
+        str(tmp_path / "suspect"), images.select(range(60)), task=TASK, args=args, defense=defense, peft_config=peft,
+        output_dir=tmp_path / "purified", test_dataset=images.select(range(60, 100)),
+    )  # fmt: skip
+    assert done.results["tuning"]["saved"] == ("adapter" if peft == "lora" else "model")
+    batch = inputs_of(batch_of(task_named(TASK), processor, images, range(4)))
+    loaded = task_named(TASK).load_model(str(tmp_path / "purified"))
+    before, after, again = (one.eval()(**batch).logits_per_image for one in (model, done.model, loaded))
+    assert torch.equal(after, again) and not torch.allclose(before, after, atol=1e-3)
+
+
 def inputs_of(batch):
     return {name: value for name, value in batch.items() if name not in ("group", "labels")}
 

@@ -16,15 +16,21 @@ from ..models import from_scratch, load_pretrained, squares
 from . import Task, labels_of
 
 
+BLANK_SIDE = 64  # of images that tell what a processor does, in pixels
+
+
+def mode_of(processor: Any) -> str:
+    """RGB as in pipeline(), so that the model sees in training what it will see in use, unless it was made for grey."""
+    return "L" if len(getattr(processor, "image_mean", None) or "RGB") == 1 else "RGB"
+
+
 class ImageCollator:
     """Decoded rows to `pixel_values` (float32, `(batch, channels, height, width)`) and `labels`."""
 
     def __init__(self, processor: Any, columns: Columns):
         if processor is None:
             raise InputError("processing_class", None, "is needed to read images: the image processor of the model")
-        self.processor, self.columns = processor, columns
-        # RGB as in pipeline(), so that the model sees in training what it will see in use, unless it was made for grey.
-        self.mode = "L" if len(getattr(processor, "image_mean", None) or "RGB") == 1 else "RGB"
+        self.processor, self.columns, self.mode = processor, columns, mode_of(processor)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         return {"pixel_values": self.pixel_values(rows), **labels_of(rows, self.columns)}
@@ -46,7 +52,7 @@ class ImageClassification(Task):
     def resized_processor(self, source: str, model: PreTrainedModel, side: int) -> Any:
         settings = squares(side, getattr(model.config, "patch_size", None), source)
         processor = load_pretrained(self.processor_class, source, **settings)
-        blank = Image.new("RGB" if len(processor.image_mean or "RGB") > 1 else "L", (2 * side, side))
+        blank = Image.new(mode_of(processor), (2 * side, side))
         try:
             pixels = processor(images=[blank], return_tensors="pt")["pixel_values"]
             if pixels.shape[-2:] != (side, side):
@@ -76,7 +82,9 @@ class ImageClassification(Task):
         return ImageCollator(processor, columns)
 
     def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        channels = len(processor.image_mean or "RGB")
-        mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * channels)[:, None, None]
-        std = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * channels)[:, None, None]
-        return (0 - mean) / std, (1 - mean) / std
+        """What the processor makes of a black and of a white image: EfficientNet's, for one, scales twice."""
+        blank = {"RGB": ((0, 0, 0), (255, 255, 255)), "L": (0, 255)}[mode_of(processor)]
+        pictures = [Image.new(mode_of(processor), (BLANK_SIDE, BLANK_SIDE), level) for level in blank]
+        values = processor(images=pictures, return_tensors="pt")["pixel_values"].flatten(2)
+        low, high = values.amin(2), values.amax(2)
+        return tuple(bound[:, None, None] for bound in (low.amin(0), high.amax(0)))
