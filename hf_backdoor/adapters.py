@@ -68,6 +68,15 @@ def base_of(folder: Path, source: str) -> str:
     return str(beside.resolve()) if beside.is_dir() and not Path(name).is_dir() else name
 
 
+def base_revision(folder: Path) -> str | None:
+    """The commit, branch or tag of the model below an adapter, if its configuration names one.
+
+    Args:
+        folder (`Path`): of its `adapter_config.json`.
+    """
+    return json.loads((folder / "adapter_config.json").read_text("utf-8")).get("revision")
+
+
 def load_adapter(
     auto_class: str, source: str, folder: Path, *, allow_pickle: bool, revision: str | None = None, **kwargs: Any
 ) -> PeftModel:

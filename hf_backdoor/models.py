@@ -67,7 +67,7 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
     """
     import transformers
 
-    from .adapters import base_of, find_adapter, load_adapter
+    from .adapters import base_of, base_revision, find_adapter, load_adapter
 
     # Else transformers has a Space convert pickles, and loads the weights in whatever pull request has its title.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
@@ -92,7 +92,7 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
     except LOADING_ERRORS as error:
         if not is_model and (adapter := find_adapter(source, kwargs.pop("revision", None))):
             # It has no processor of its own.
-            return load_pretrained(auto_class, base_of(adapter, source), **kwargs)
+            return load_pretrained(auto_class, base_of(adapter, source), revision=base_revision(adapter), **kwargs)
         if auto_class in TOWER_OF and "VisionTextDualEncoderConfig" in str(error):
             return _on_a_tower(auto_class, source, allow_pickle=allow_pickle, **kwargs)
         raise _explain(source, error) from error

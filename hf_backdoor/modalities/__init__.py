@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from ..triggers import Trigger
 
 ROWS_AT_ONCE = 1000
-Change = tuple[np.ndarray, Callable[[Any, np.ndarray], Any]]
-
-
 INDEX_SHOWN = 3  # of the sample that stands for all, for triggers that differ from sample to sample
+Change = tuple[np.ndarray, Callable[[Any, np.ndarray], Any]]
 
 
 class Modality(ABC):
