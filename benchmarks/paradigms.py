@@ -95,8 +95,8 @@ class Setting:
         self.place, _, self.variant = name.partition("-")
         self.name, self.seed, self.options, self.changes = name, seed, options, changes or {}
         # From scratch a text classifier learns too little of 2,400 sentences.
-        pretrained = self.variant == "pretrained" or self.place == "standalone_text"
-        self.size = "pretrained" if pretrained else "small"
+        usual = "pretrained" if self.place == "standalone_text" else "small"
+        self.size = self.variant if self.variant in ("pretrained", "captions") else usual
         self.work = WORK / f"{name}-{seed}"
         self.victim = self._train("victim", {})
         self.benign = benign or self._train("benign", {"poisoned": False})
@@ -215,6 +215,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
                 settings.append((setting, ("fine_tuning", "sft", MIXING[0])))
             settings += [(Setting(place, seed, options), FEW) for place in MOVES]
             settings.append((Setting("standalone_clip-pretrained", seed, options), FEW))
+            settings.append((Setting("standalone_clip-captions", seed, options), ("fine_tuning", "sft", "lora_16")))
             adapter = Setting("standalone_text-adapter", seed, options, ADAPTER)
             settings.append((adapter, ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0], MIXING[0])))
         if options.gpu:
@@ -224,6 +225,8 @@ def planned(options: argparse.Namespace) -> list[Run]:
     return runs
 
 
+RECALLS = {"recall_at_1_image_to_text": "R@1, image to text", "recall_at_1_text_to_image": "R@1, text to image"}
+SHORT = dict(zip(METRICS, ("CA", "ASR", "RA"), strict=True)) | RECALLS
 TIMED = ("training", "probe", "purification")
 PROBED = {"linear_probe": "sft", "benign-linear_probe": "benign-sft"}
 TITLES = {
@@ -252,7 +255,10 @@ def taken_over(row: dict[str, Any]) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One setting as Markdown: mean and spread over the seeds."""
-    lines = ["| method | seeds | CA | ASR | RA | seconds | peak memory | trained weights |", "|---" * 8 + "|"]
+    names = [*METRICS, *(name for name in RECALLS if any(name in row["measured"] for row in rows))]
+    heads = [SHORT[name] for name in names]
+    lines = [f"| method | seeds | {' | '.join(heads)} | seconds | peak memory | trained weights |"]
+    lines.append("|---" * (5 + len(heads)) + "|")
     moved = rows[0]["setting"].startswith(("transfer", "encoder"))
     for method, title in TITLES.items():
         own = [row for row in rows if row["method"] == method]
@@ -269,7 +275,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             own = [row | {"measured": row["suspect"]} for row in rows if row["method"] == "benign-sft"]
         if not own:
             continue
-        cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in METRICS)]
+        cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in names)]
         seconds = [sum(row["cost"].get(f"{what}_seconds") or 0 for what in TIMED) + taken_over(row) for row in own]
         cells.append(f"{mean(seconds):.0f}")
         memory = [row["cost"].get("peak_memory_bytes") for row in own]

@@ -56,8 +56,11 @@ def test_a_recipe_says_how_it_is_run_and_names_settings_that_exist(path):
     assert not [leaf for leaf in leaves if leaf.startswith(("/", "~", ".."))], "a path of one machine"
 
 
-PRETRAINED = [place for place in PLACES if (PARADIGMS / place / "victim_pretrained.yaml").is_file()]
-SIZES = [*product(PLACES, ["small", "full"]), *product(PRETRAINED, ["pretrained"])]
+OTHERS = [
+    (place, size) for place in PLACES for size in ("pretrained", "captions")
+    if (PARADIGMS / place / f"victim_{size}.yaml").is_file()
+]  # fmt: skip
+SIZES = [*product(PLACES, ["small", "full"]), *OTHERS]
 
 
 @pytest.mark.parametrize("place, size", SIZES)
