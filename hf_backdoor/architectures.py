@@ -46,6 +46,14 @@ _BERT = Layers(
     "attention.self.query", "attention.self.key attention.self.value", "attention.output.dense",
     "intermediate.dense", "output.dense",
 )  # fmt: skip
+_LLAMA = Layers(
+    "self_attn.q_proj", "self_attn.k_proj self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj mlp.up_proj",
+    "mlp.down_proj",
+)  # fmt: skip
+_YOLOS = Layers(
+    "attention.attention.query", "attention.attention.key attention.attention.value", "attention.output.dense",
+    "intermediate.dense", "output.dense",
+)  # fmt: skip
 _CONVNEXT = Layers(up="pwconv1", down="pwconv2")
 _DINOV2 = replace(_VIT, up="mlp.fc1 mlp.gate_proj mlp.up_proj", down="mlp.fc2 mlp.down_proj")  # the giant has gates
 
@@ -55,12 +63,18 @@ LAYERS = {
     "bert": _BERT,
     "camembert": _BERT,
     "clip": _CLIP,
+    "clip_text_model": _CLIP,
     "clip_vision_model": _CLIP,
     "convnext": _CONVNEXT,
     "convnextv2": _CONVNEXT,
+    "data2vec-text": _BERT,
+    "data2vec-vision": _YOLOS,
     "deberta-v2": Layers(
-        "attention.self.query_proj", "attention.self.key_proj attention.self.value_proj", "attention.output.dense",
-        "intermediate.dense", "output.dense",
+        "attention.self.query_proj",
+        "attention.self.key_proj attention.self.value_proj",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
     ),  # fmt: skip
     "deit": _VIT,
     "detr": Layers(
@@ -76,16 +90,21 @@ LAYERS = {
         "attention.q_lin", "attention.k_lin attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"
     ),
     "electra": _BERT,
+    "ernie": _BERT,
+    "gemma2": _LLAMA,
     "gpt2": Layers("", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
-    "llama": Layers(
-        "self_attn.q_proj", "self_attn.k_proj self_attn.v_proj", "self_attn.o_proj",
-        "mlp.gate_proj mlp.up_proj", "mlp.down_proj",
-    ),  # fmt: skip
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
     "modernbert": Layers("", "attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"),
     "mpnet": Layers(
-        "attention.attn.q", "attention.attn.k attention.attn.v", "attention.attn.o",
-        "intermediate.dense", "output.dense",
+        "attention.attn.q",
+        "attention.attn.k attention.attn.v",
+        "attention.attn.o",
+        "intermediate.dense",
+        "output.dense",
     ),  # fmt: skip
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
     "resnet": Layers(up="convolution shortcut.convolution"),
     "roberta": _BERT,
     "siglip": _CLIP,
@@ -93,12 +112,10 @@ LAYERS = {
     "swin": _VIT,
     "swinv2": _BERT,
     "vit": _VIT,
+    "vit_msn": _VIT,
     "xlm-roberta": _BERT,
-    "yolos": Layers(
-        "attention.attention.query", "attention.attention.key attention.attention.value", "attention.output.dense",
-        "intermediate.dense", "output.dense",
-    ),  # fmt: skip
-}  # fmt: skip
+    "yolos": _YOLOS,
+}
 
 
 def head_modules(model: torch.nn.Module) -> list[str]:

@@ -19,6 +19,7 @@ from hf_backdoor.tuning import describe_tuning, is_adapter, load_tuning, merged,
 BLOCKS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 PATCHES = {**BLOCKS, "image_size": 16, "patch_size": 8}
 TOKENS = {**BLOCKS, "vocab_size": 64, "max_position_embeddings": 32, "pad_token_id": 1}
+GROUPED = {**TOKENS, "num_key_value_heads": 1, "head_dim": 8}
 ENDS = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 2]}
 TINY = {
@@ -31,6 +32,8 @@ TINY = {
     },
     "convnext": {**STAGES, "num_stages": 2, "patch_size": 2},
     "convnextv2": {**STAGES, "num_stages": 2, "patch_size": 2},
+    "data2vec-text": TOKENS,
+    "data2vec-vision": PATCHES,
     "deberta-v2": {**TOKENS, "relative_attention": True, "pos_att_type": ["c2p"], "share_att_key": True},
     "deit": PATCHES,
     "detr": {
@@ -42,11 +45,16 @@ TINY = {
     "dinov2_with_registers": {**PATCHES, "mlp_ratio": 2},
     "distilbert": {"vocab_size": 64, "dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2},
     "electra": {**TOKENS, "embedding_size": 8},
+    "ernie": TOKENS,
+    "gemma2": GROUPED,
     "gpt2": {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "pad_token_id": 1}
     | {"bos_token_id": 0, "eos_token_id": 2},
     "llama": TOKENS,
+    "mistral": GROUPED,
     "modernbert": {**TOKENS, **ENDS},
     "mpnet": TOKENS,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED,
     "resnet": {**STAGES, "embedding_size": 8, "layer_type": "basic"},
     "roberta": TOKENS,
     "siglip": {"vision_config": PATCHES, "text_config": {**TOKENS, "projection_size": 16}},
@@ -55,6 +63,7 @@ TINY = {
     | {"window_size": 4},
     "vision-text-dual-encoder": {},
     "vit": PATCHES,
+    "vit_msn": PATCHES,
     "xlm-roberta": TOKENS,
     "yolos": {**PATCHES, "image_size": [16, 16], "num_detection_tokens": 4},
 }  # fmt: skip
@@ -63,9 +72,13 @@ HEADS = {
     "deberta-v2": ["classifier", "pooler"],
     "detr": ["bbox_predictor", "class_labels_classifier"],
     "distilbert": ["classifier", "pre_classifier"],
+    "gemma2": ["score"],
     "gpt2": ["score"],
     "llama": ["score"],
+    "mistral": ["score"],
     "modernbert": ["classifier", "head"],
+    "qwen2": ["score"],
+    "qwen3": ["score"],
     "siglip": ["text_model.head", "vision_model.head"],
     "vision-text-dual-encoder": ["text_projection", "visual_projection"],
     "yolos": ["bbox_predictor", "class_labels_classifier"],
@@ -146,7 +159,8 @@ def architecture(request):
 
 
 def test_the_table_is_tested_whole():
-    assert LAYERS.keys() - TINY.keys() == {"clip_vision_model", "siglip_vision_model"}, "encoders alone, in a pair"
+    towers = {"clip_text_model", "clip_vision_model", "siglip_vision_model"}
+    assert LAYERS.keys() - TINY.keys() == towers, "encoders alone, in a pair"
 
 
 def test_the_giant_dinov2_has_gates_for_adapters():
@@ -158,18 +172,19 @@ def test_the_giant_dinov2_has_gates_for_adapters():
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_towers_of_a_dual_encoder_have_the_names_of_their_own_kind(kind):
-    vision = make(kind).config.vision_config
+    vision, text = make(kind).config.vision_config, make("clip").config.text_config
     config = transformers.VisionTextDualEncoderConfig(
-        vision_config=vision.to_dict(), text_config=transformers.BertConfig(**TOKENS).to_dict(), projection_dim=8
+        vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=8
     )
     layers = adapted_layers(load_tuning("lora").apply(transformers.VisionTextDualEncoderModel(config)))
-    assert len({name for name in layers if name.startswith("vision_model.")}) == 2 * 6
+    for tower in ("vision_model.", "text_model."):
+        assert len({name for name in layers if name.startswith(tower)}) == 2 * 6
 
 
 def test_a_pooler_is_a_linear_layer_between_body_and_head(architecture):
     model = make(architecture)
     below = pooler(model)
-    assert (below is not None) == (architecture in ("albert", "bert"))
+    assert (below is not None) == (architecture in ("albert", "bert", "ernie"))
     assert below is None or any(below is module for module in model.base_model.modules())
 
 
