@@ -223,3 +223,15 @@ def test_a_loss_that_takes_no_smoothing_says_so(images, tmp_path):
     )
     with pytest.raises(InputError, match="label_smoothing_factor=0.1: the loss of zero-shot.*takes none"):
         BackdoorTrainer(model, args, train_dataset=images, processing_class=processor, task=ZERO_SHOT)
+
+
+def test_without_a_folder_nothing_is_left_anywhere(suspect, images, tmp_path, monkeypatch):
+    """The folder that a Trainer has to have is one of the system's, and is gone at the end."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    defense = load_defense("fine_tuning")
+    monkeypatch.setattr(type(defense), "training_defaults", lambda self: {"max_steps": 2, "use_cpu": True})
+    purify(str(suspect), images, defense=defense)
+    assert not list((tmp_path / "here").iterdir()) and not list((tmp_path / "scratch").iterdir())
