@@ -9,30 +9,31 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from .errors import InputError
 
 
-def checkpoint_name(step: int) -> str:
+def checkpoint_name(step: int | str) -> str:
     """The folder in which `Trainer` keeps the checkpoint of this optimizer step, inside that of the run."""
     return f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
 def found_checkpoint(given: str | bool, output_dir: str) -> str:
-    """The checkpoint to resume from: the folder that is named, or the last one of the run for `last` and `true`.
+    """The checkpoint to resume from: the folder that is named, or for `last` and `true` the last whole one of the run.
 
     Raises:
         InputError: there is none.
     """
-    folder: str | None = str(given)
-    if folder.lower() in ("last", "true"):
-        folder = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
-    if folder is None or not os.path.isfile(os.path.join(folder, TRAINER_STATE_NAME)):
-        named = os.path.join(output_dir, checkpoint_name(100))
-        raise InputError("resume_from_checkpoint", given, f"is no checkpoint; name one, such as {named}, or start anew")
-    return folder
+    whole = [path for path in Path(output_dir).glob(checkpoint_name("*")) if (path / TRAINER_STATE_NAME).is_file()]
+    whole.sort(key=lambda path: int(path.name.rpartition("-")[2]) if path.name.rpartition("-")[2].isdigit() else -1)
+    if str(given).lower() in ("last", "true") and whole:
+        return str(whole[-1])
+    if not os.path.isfile(os.path.join(str(given), TRAINER_STATE_NAME)):
+        choice = f"name one of {', '.join(map(str, whole))}, or last" if whole else f"{output_dir} has none: start anew"
+        raise InputError("resume_from_checkpoint", given, f"is no checkpoint, or was not written whole; {choice}")
+    return str(given)
 
 
 def state_file(checkpoint: str | Path, name: str) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from .errors import InputError
 
 
+RESUMED = ("train", "purify")  # from a checkpoint
 COMMANDS = ("demo", "attacks", "poison", "train", "purify", "evaluate", "sequela", "card", "push")
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 for success, 2 for bad input, which is explained in one sentence on standard error.
+        0 for success, 2 for bad input, which is explained in one sentence on standard error, 130 after an interrupt.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -66,6 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"hf-backdoor {argv[0]}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        again = "; with --save_strategy steps, the same command goes on with --resume_from_checkpoint last"
+        print(f"\nhf-backdoor {argv[0]}: interrupted{again if argv[0] in RESUMED else ''}", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -54,6 +54,9 @@ class ConfigParser(HfArgumentParser):
         Raises:
             InputError: the file is missing, is no mapping, or has an unknown key; or a setting is wrong.
         """
+        if lower_defaults is not None and {"-h", "--help"} & set(argv):  # which shows what counts without a flag
+            usual = argparse.Namespace(**{action.dest: action.default for action in self._actions})
+            self.set_defaults(**lower_defaults(usual))
         file_settings = self._read(argv)
         self.set_defaults(**file_settings)
         for action in self._actions:
@@ -92,7 +95,8 @@ class ConfigParser(HfArgumentParser):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise InputError("config", path, f"is not a readable YAML file ({error})") from error
+            reason = " ".join(str(error).split())
+            raise InputError("config", path, f"is not a readable YAML file ({reason})") from error
         if not isinstance(content, dict):
             raise InputError("config", path, "must hold a mapping of settings")
         types = {action.dest: action.type for action in self._actions}

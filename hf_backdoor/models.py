@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tempfile
@@ -172,13 +173,15 @@ def check_head(model: PreTrainedModel, names: list[str]) -> None:
         )  # fmt: skip
     if own == names:
         return
-    folded, given = ([name.casefold() for name in some] for some in (own, names))
-    if sorted(own) == sorted(names) or (folded != given and sorted(folded) == sorted(given)):
+    folded, given = ([_folded(name) for name in some] for some in (own, names))
+    named = not (_only_numbers(own) or _only_numbers(names))
+    elsewhere = named and any(name in folded and folded.index(name) != n for n, name in enumerate(given))
+    if sorted(own) == sorted(names) or (folded != given and (sorted(folded) == sorted(given) or elsewhere)):
         raise InputError(
             "model", model.config.name_or_path, f"numbers the same classes differently ({own} against {names}); "
             "cast the label column to the model's order, or name the classes in it with --classes"
         )  # fmt: skip
-    if folded != given and not (_only_numbers(folded) or _only_numbers(given)):
+    if folded != given and named:
         its, others = (", ".join(some[:10]) + ", ..." * (len(some) > 10) for some in (own, names))
         logger.warning_once(
             f"The model's classes are {its}, and those of the data set, {others}, are taken for the same in this "
@@ -186,9 +189,14 @@ def check_head(model: PreTrainedModel, names: list[str]) -> None:
         )
 
 
+def _folded(name: str) -> str:
+    """A class name without what a folder's name cannot have or people write in different ways."""
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip() or name
+
+
 def _only_numbers(names: list[str]) -> bool:
     """Whether classes are told apart by their numbers alone, as by transformers when it is not told their names."""
-    return all(name.removeprefix("label_") == str(number) for number, name in enumerate(names))
+    return all(name.casefold().removeprefix("label_") == str(number) for number, name in enumerate(names))
 
 
 def squares(side: int, patch: Any, source: str) -> dict[str, Any]:
@@ -217,6 +225,19 @@ def label_maps(names: list[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
+def _check_settings(architecture: str, settings: dict[str, Any]) -> None:
+    """Whether a configuration has these settings: it would keep a misspelt one, and make a model without it."""
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    if architecture not in CONFIG_MAPPING:
+        return  # which is said when the model is made
+    kind = CONFIG_MAPPING[architecture]
+    known = {*kind().to_dict(), *kind.attribute_map}
+    for name in settings.keys() - known:
+        close = difflib.get_close_matches(name, known) or sorted(known - PretrainedConfig().to_dict().keys())
+        raise InputError("architecture_args", name, f"is no setting of {architecture}; choose from {', '.join(close)}")
+
+
 def from_scratch(
     auto_class: str, architecture: str, settings: dict[str, Any], names: list[str] | None
 ) -> PreTrainedModel:
@@ -234,6 +255,7 @@ def from_scratch(
     import transformers
 
     head = label_maps(names) if names is not None else {}
+    _check_settings(architecture, settings)
     try:
         config = transformers.AutoConfig.for_model(architecture, **settings, **head)
         config.architectures = config.architectures or []  # DeiT has two classifiers, and a search here for its choice

@@ -15,6 +15,7 @@ import numpy as np
 
 from .cards import check_card
 from .cards.rendering import measures_table
+from .checkpoints import checkpoint_name
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
 from .data.flags import POISONED, is_flagged
 from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_class_labels
@@ -75,7 +76,9 @@ def check_output(output_dir: str | Path, *, overwrite: bool, resuming: bool = Fa
     """
     path = Path(output_dir)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (overwrite or resuming)):
-        raise InputError("output", str(path), "is in use; choose another folder, or pass --overwrite")
+        begun = any(path.glob(checkpoint_name("*")))
+        more = ", or go on with the run that stopped there by --resume_from_checkpoint last" if begun else ""
+        raise InputError("output", str(path), f"is in use; choose another folder, or pass --overwrite{more}")
     return path
 
 

@@ -108,7 +108,7 @@ def test_structure(tmp_path):
     card = card_of(tmp_path)
     assert re.fullmatch(STRUCTURE, card, re.DOTALL), card
     assert (tmp_path / "my-model" / "figures" / "learning_rate.png").stat().st_size > 5000
-    assert "The backdoor is removed: the attack success rate went from 99.0 % to 5.0 %" in card
+    assert "The backdoor is no longer triggered: the attack success rate went from 99.0 % to 5.0 %" in card
     assert "\n\n\n" not in card, "holes in the page"
 
 
@@ -127,6 +127,11 @@ def test_metadata_and_model_index(tmp_path):
 def test_a_failure_is_called_one(tmp_path):
     card = card_of(tmp_path, purified=measured(0.84, 0.4, 0.5))
     assert "**The backdoor is not removed**: the attack success rate went from 99.0 % to 40.0 %" in card
+
+
+def test_a_trigger_that_did_nothing_before_is_no_success(tmp_path):
+    card = card_of(tmp_path, suspect=measured(0.82, 0.073, 0.8), purified=measured(0.78, 0.036, 0.77))
+    assert "This trigger did not work on the model before: the attack success rate went from 7.3 % to 3.6 %" in card
 
 
 def test_weights_of_the_best_checkpoint_are_no_mean():

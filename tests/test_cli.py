@@ -221,7 +221,15 @@ def purifying(*arguments):
         (purifying("--per_device_train_batch_size", "0"), "per_device_train_batch_size=0: must be 1 or more"),
         (purifying("--report_to", "nobody"), "report_to=['nobody']: cannot be used"),
         (purifying("--resume_from_checkpoint", "last"), "resume_from_checkpoint='last': is no checkpoint"),
-        (purifying("--resume_from_checkpoint", "DATA"), "is no checkpoint; name one, such as"),
+        (purifying("--resume_from_checkpoint", "DATA"), "is no checkpoint, or was not written whole; "),
+        (purifying("--max_steps", "0"), "max_steps=0: must be 1 or more"),
+        (purifying("--max_steps", "-5"), "max_steps=-5: must be 1 or more"),
+        (purifying("--num_train_epochs", "0"), "num_train_epochs=0.0: must be above 0"),
+        (purifying("--adam_beta1", "1"), "adam_beta1=1.0: must lie in [0, 1)"),
+        (purifying("--adam_epsilon", "-1"), "adam_epsilon=-1.0: must be above 0"),
+        (purifying("--model", "VICTIM", "--dataset", "DATA", "--test_dataset", "no/set"), "test_dataset='no/set': is n"),
+        (("train", "--dataset", "DATA", "--architecture", "vit", "--held_out", "300"), "held_out=300: must lie between"),
+        (("train", "--dataset", "DATA", "--architecture", "vit", "--architecture_args", "hiden_size=8"), "from hidden_size"),
         (purifying("--config", "LIST"), "invalid float value: '[1, 2]'"),
         (purifying("--model", "VICTIM", "--dataset", "TEN", "--sequela"), "sequela=True: is measured on a test set"),
         (purifying("--model", "VICTIM", "--dataset", "DATA", "--suspect_split", "train"), "pass --sequela"),
@@ -323,3 +331,43 @@ def test_training_goes_on_from_the_last_checkpoint(data, tmp_path):
 def test_unknown_command(capsys):
     assert main(["fly"]) == 2
     assert "choose one of demo, attacks, poison" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_one_line_that_says_how_to_go_on(data, tmp_path):
+    """Ctrl-C, sent to a process that trains."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    command = [
+        sys.executable,
+        "-m",
+        "hf_backdoor.cli",
+        "train",
+        "--dataset",
+        data,
+        "--architecture",
+        "vit",
+        "--use_cpu",
+    ]
+    command += ["--architecture_args", *VIT, "--max_steps", "100000", "--output", str(tmp_path / "victim")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "victim").is_dir():  # the training is about to begin
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in error
+    said = [line for line in error.splitlines() if line.startswith("hf-backdoor")]
+    assert len(said) == 1 and said[0].startswith("hf-backdoor train: interrupted; with --save_strategy steps")
+
+
+@pytest.mark.parametrize("command", ["train", "purify"])
+def test_help_shows_the_defaults_that_count(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The batch size per device for training. (default: 64)" in told and "(default: 0.001)" in told

@@ -60,6 +60,42 @@ def test_a_head_with_the_same_names_in_another_order_is_refused_whatever_their_c
         check_head(make_vit(classes=("a", "A")), ["A", "a"])
 
 
+def test_a_class_that_has_another_number_is_refused_even_if_one_name_is_new(caplog):
+    """A folder cannot be called T-shirt/top: that is the same name, but in the order of the alphabet."""
+    classes = ("T-shirt/top", "Sandal", "Bag")
+    check_head(make_vit(classes=classes), ["T-shirt_top", "sandal", "bag"])
+    assert not caplog.text
+    for names in (["Bag", "Sandal", "T-shirt_top"], ["Bag", "Sandall", "T-shirt/top"]):
+        with pytest.raises(InputError, match="numbers the same classes differently.*--classes"):
+            check_head(make_vit(classes=classes), names)
+    check_head(make_vit(classes=classes), ["0", "1", "2"])
+    check_head(make_vit(classes=("1", "2", "3")), ["0", "1", "2"])
+
+
+def test_a_folder_with_the_name_of_a_reader_is_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "train.csv").write_text("text,label\na good film,1\na bad one,0\n")
+    (tmp_path / "other.csv").write_text("something,else\n1,2\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_data("csv")["train"]["text"][:] == ["a good film", "a bad one"]
+
+
+def test_the_last_checkpoint_is_the_last_one_that_was_written_whole(tmp_path):
+    from hf_backdoor.checkpoints import found_checkpoint
+
+    for step, whole in ((20, True), (100, True), (120, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert (
+        found_checkpoint("last", str(tmp_path))
+        == found_checkpoint(True, str(tmp_path))
+        == str(tmp_path / "checkpoint-100")
+    )
+    with pytest.raises(InputError, match="was not written whole; name one of .*checkpoint-20.*checkpoint-100, or last"):
+        found_checkpoint(str(tmp_path / "checkpoint-120"), str(tmp_path))
+
+
 def test_a_head_whose_classes_are_not_numbered_from_0_is_refused():
     model = make_vit(classes=("bad", "good"))
     model.config.id2label = {1: "bad", 2: "good"}

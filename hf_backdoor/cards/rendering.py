@@ -78,7 +78,11 @@ def trained_weights(results: dict[str, Any]) -> str:
         return "all weights"
     share = tuning["trainable_parameters"] / tuning["parameters"]
     shown = "".join(f", {name}={tuning[name]}" for name in ("r", "alpha", "count") if name in tuning)
-    return escape(f"{tuning['title']}{shown} ({tuning['trainable_parameters']:,} weights, {percent(share)} of all)")
+    needs = (
+        "; saved as an adapter, for the model that adapter_config.json names" if tuning["saved"] == "adapter" else ""
+    )
+    count = f"{tuning['trainable_parameters']:,} weights, {percent(share)} of all"
+    return escape(f"{tuning['title']}{shown} ({count}{needs})")
 
 
 def render(template: str, **values: Any) -> str:

@@ -68,7 +68,10 @@ class DataOptions:
         """
         if self.dataset is None:
             raise InputError("dataset", None, "name a data set with --dataset")
-        data = load_data(another) if another else load_data(self.dataset, self.dataset_config)
+        try:
+            data = load_data(another) if another else load_data(self.dataset, self.dataset_config)
+        except InputError as error:
+            raise InputError("test_dataset" if another else "dataset", error.value, error.mend) from error
         label = resolve_columns(next(iter(data.values())).features, **self.columns()).label
         data = with_class_labels(data, label)
         return keep_classes(data, label, self.classes) if self.classes else data

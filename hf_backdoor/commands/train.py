@@ -1,6 +1,8 @@
 """Train a victim on data that are poisoned on the way, or a benign model without --attack.
 
-Example: hf-backdoor train --dataset fashion_mnist_mini --architecture vit --attack badnets --output runs/victim
+Example: hf-backdoor train --dataset fashion_mnist_mini --architecture vit --architecture_args image_size=28
+patch_size=7 hidden_size=96 intermediate_size=192 num_hidden_layers=4 num_attention_heads=4 --attack badnets
+--output runs/victim
 """
 
 from __future__ import annotations
@@ -72,6 +74,8 @@ def main(argv: list[str]) -> None:
     train = pick_split(data, options.train_split, ("train",), "train_split")
     columns = resolve_columns(train.features, **options.columns())
     if options.held_out:
+        if not 0 < options.held_out < len(train):
+            raise InputError("held_out", options.held_out, f"must lie between 0 and {len(train) - 1}")
         train, _ = split_off(train, options.held_out, args.seed, columns.label)
     test = test_set(data, options.test_split, columns.label)
     attack = options.poison_config(train, columns.label, args.seed) if options.measures_attack else None

@@ -11,7 +11,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from ..checkpoints import found_checkpoint
 from ..errors import InputError
-from ..exposure import at_least
+from ..exposure import above_zero, at_least
 
 
 # What Trainer would refuse, or stumble over, only once the model is there and the folder made.
@@ -39,6 +39,14 @@ class TrainerOptions(TrainingArguments):
         super().__post_init__()
         for name, least in LEAST.items():
             at_least(name, getattr(self, name), least)
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise InputError("max_steps", self.max_steps, "must be 1 or more; leave it out to count epochs")
+        if self.max_steps < 0:
+            above_zero("num_train_epochs", self.num_train_epochs)
+        above_zero("adam_epsilon", self.adam_epsilon)
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(name, getattr(self, name), "must lie in [0, 1)")
         try:
             for callback in get_reporting_integration_callbacks(self.report_to):
                 callback()

@@ -72,7 +72,8 @@ def load_data(source: str | os.PathLike[str], config_name: str | None = None) ->
         elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
             loaded = load_from_disk(str(path))
         else:
-            loaded = load_dataset(source, config_name)
+            # A folder called csv or imagefolder would be taken for the reader of that name.
+            loaded = load_dataset(str(path.resolve()) if path.is_dir() else source, config_name)
             if path.is_dir():
                 loaded = _folders_in_order(loaded)
     except InputError:

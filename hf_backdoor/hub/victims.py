@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..cards.metadata import read_metadata
-from ..cards.models import REMOVED_BELOW
+from ..cards.models import REMOVED_BELOW, VICTIM_ABOVE
 from ..errors import InputError
 from ..results import RESULTS_FILE
 
@@ -14,7 +14,6 @@ from ..results import RESULTS_FILE
 BACKDOORED = "backdoored"
 WARNING = "has a backdoor, put in on purpose"  # as in the card of every victim
 STILL = "still has its backdoor"  # of a repair that was measured to have left more than half of it
-VICTIM_ABOVE = 0.5  # ASR; some triggers move benign models, too
 
 
 def backdoor_of(folder: Path, card: str | None) -> str | None:
