@@ -215,7 +215,8 @@ def planned(options: argparse.Namespace) -> list[Run]:
                 settings.append((setting, ("fine_tuning", "sft", MIXING[0])))
             settings += [(Setting(place, seed, options), FEW) for place in MOVES]
             settings.append((Setting("standalone_clip-pretrained", seed, options), FEW))
-            settings.append((Setting("standalone_clip-captions", seed, options), ("fine_tuning", "sft", "lora_16")))
+            captions = Setting("standalone_clip-captions", seed, options)
+            settings.append((captions, ("fine_tuning", "sft", "sft_labels", "lora_16")))
             adapter = Setting("standalone_text-adapter", seed, options, ADAPTER)
             settings.append((adapter, ("fine_tuning", "sft", "lora_16", OWN_ADAPTER[0], MIXING[0])))
         if options.gpu:

@@ -229,10 +229,11 @@ def _check_settings(architecture: str, settings: dict[str, Any]) -> None:
     """Whether a configuration has these settings: it would keep a misspelt one, and make a model without it."""
     from transformers import CONFIG_MAPPING, PretrainedConfig
 
-    if architecture not in CONFIG_MAPPING:
-        return  # which is said when the model is made
-    kind = CONFIG_MAPPING[architecture]
-    known = {*kind().to_dict(), *kind.attribute_map}
+    try:
+        kind = CONFIG_MAPPING[architecture]
+        known = {*kind().to_dict(), *kind.attribute_map}
+    except (KeyError, ValueError, TypeError):  # unknown, or made of others; which is said when the model is made
+        return
     for name in settings.keys() - known:
         close = difflib.get_close_matches(name, known) or sorted(known - PretrainedConfig().to_dict().keys())
         raise InputError("architecture_args", name, f"is no setting of {architecture}; choose from {', '.join(close)}")
