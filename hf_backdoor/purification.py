@@ -26,7 +26,7 @@ from .measuring import example_rows, measure
 from .models import commit_of, label_maps
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
-from .repairing import BEARABLE_LOSS, BEARABLE_LOSS_AFTER_PROBE, repair
+from .repairing import repair
 from .results import describe_run, local_name, portable
 from .runs import measured_cost, push_run, save_run, training_report
 from .sequela import WORK_FOLDER, Evidence, Measure
@@ -291,8 +291,7 @@ def purify(
         return SequelaReport(suspect, repaired, evidence=evidence, measures=measures, quick=sequela is True)
 
     report = report_on(suspect) if sequela else None  # what cannot be measured is refused before the training
-    bearable_loss = BEARABLE_LOSS_AFTER_PROBE if new_head else BEARABLE_LOSS
-    done = repair(suspect, defense, trainer_for, tuning, base_is_stored=base_is_stored, bearable_loss=bearable_loss)
+    done = repair(suspect, defense, trainer_for, tuning, base_is_stored=base_is_stored)
     trainer, defense, cost = done.trainer, done.defense, done.cost
     after = measure(trainer)
     purified = trainer.model.eval()

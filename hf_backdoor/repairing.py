@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from .trainer import BackdoorTrainer
     from .tuning import Tuning
 
-# A repair that costs more than this of the accuracy on the samples that it was trained on has gone wrong.
-BEARABLE_LOSS = 0.1
-# Under a new head all weights learn what its probe has learnt, and more: but for a few samples it can only gain.
-BEARABLE_LOSS_AFTER_PROBE = 0.02
+# A repair that costs more than this of the accuracy on the samples that it was trained on has gone wrong. It learns
+# them: in the tables of docs/paradigms.md sound ones ended within half a point or above, others 7 points below or more.
+BEARABLE_LOSS = 0.03
 
 logger = logging.get_logger(__name__)
 
@@ -46,7 +45,6 @@ class Repair:
         cost ([`~hf_backdoor.runs.Cost`]): of everything, without evaluations on the way.
         tuning (`dict`): which weights were trained, for the results file.
         answered_rightly (`dict`): share of the clean samples, by the suspect (`before`) and at the end (`after`).
-        bearable_loss (`float`): of that share; what costs more went wrong.
         given_up (`list` of `dict`): what a defence chose before this one, and the share answered rightly after it.
     """
 
@@ -56,13 +54,12 @@ class Repair:
     cost: Cost
     tuning: dict[str, Any]
     answered_rightly: dict[str, float]
-    bearable_loss: float
     given_up: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def broke(self) -> bool:
         """Whether it went wrong."""
-        return self.answered_rightly["after"] < self.answered_rightly["before"] - self.bearable_loss
+        return self.answered_rightly["after"] < self.answered_rightly["before"] - BEARABLE_LOSS
 
     def in_words(self) -> str:
         """For a warning."""
@@ -94,7 +91,6 @@ def repair(
     tuning: Tuning,
     *,
     base_is_stored: bool,
-    bearable_loss: float = BEARABLE_LOSS,
 ) -> Repair:
     """Trains; where that broke the model and the defence knows something gentler, that is done to the suspect instead.
 
@@ -104,7 +100,6 @@ def repair(
         trainer_for: makes the Trainer of a defence, from the suspect's weights.
         tuning: which weights are trained.
         base_is_stored: see [`~hf_backdoor.tuning.Tuning.finish`].
-        bearable_loss: see [`Repair`].
     """
     trainer = trainer_for(defense)
     trainer.add_callback(GivenUp())
@@ -116,7 +111,7 @@ def repair(
     }
     # What was given up before this training is in the checkpoint that it was resumed from.
     earlier = trainer.callback_of(GivenUp).reports
-    done = Repair(trainer, defense, before, cost, tuned, answered, bearable_loss, earlier)
+    done = Repair(trainer, defense, before, cost, tuned, answered, earlier)
     gentler = defense.gentler(trainer) if done.broke and not done.given_up else None
     if gentler is not None:
         logger.warning("The repair broke the model: %s. Again from the suspect, more gently.", done.in_words())
@@ -130,7 +125,7 @@ def repair(
         trainer.args.resume_from_checkpoint = None
         more, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
         answered = answered | {"after": _answered_rightly(trainer.model, trainer)}
-        done = Repair(trainer, gentler, before, cost + more, tuned, answered, bearable_loss, given_up)
+        done = Repair(trainer, gentler, before, cost + more, tuned, answered, given_up)
     if done.broke:
         logger.warning(
             "The repair broke the model: %s. Give lower rates, or train other weights (--peft).", done.in_words()

@@ -184,26 +184,16 @@ def test_a_repair_that_broke_the_model_is_warned_of(images, processor, tmp_path,
     assert load_defense("super_fine_tuning", peak_lr_1=10.0).gentler(None) is None, "one rate is a choice, too"
 
 
-def test_after_the_probe_of_a_new_head_hardly_anything_may_be_lost(images, processor, tmp_path, caplog):
-    """What was a repair of the suspect's own task is none of a task that a linear probe has just learnt."""
-    import logging
+@pytest.mark.parametrize(
+    ("before", "after", "broke"),
+    [(0.866, 0.793, True), (0.744, 0.673, True), (0.835, 0.834, False), (0.87, 0.92, False)],
+    ids=["LoRA r=64 of text", "LoRA r=16 of a ViT that moved", "rescaled LoRA of text", "all weights of text"],
+)
+def test_what_counts_as_broken(before, after, broke):
+    """Shares of clean samples answered rightly, of runs in the tables of docs/paradigms.md."""
+    from hf_backdoor.repairing import Cost, Repair
 
-    from hf_backdoor.repairing import BEARABLE_LOSS, BEARABLE_LOSS_AFTER_PROBE, Cost, Repair
-
-    known = {"before": 0.744, "after": 0.673}  # LoRA of rank 16 on a ViT that moved, in the table of paradigms
-    broke = [
-        Repair(None, None, None, Cost(), {}, known, most).broke for most in (BEARABLE_LOSS, BEARABLE_LOSS_AFTER_PROBE)
-    ]
-    assert broke == [False, True]
-
-    logging.getLogger("hf_backdoor").propagate = True
-    make_vit().save_pretrained(tmp_path / "victim")
-    processor.save_pretrained(tmp_path / "victim")
-    moved = {"new_head": True, "probe_steps": 100, "defense": "fine_tuning"}
-    with caplog.at_level("WARNING"):
-        args = quick(tmp_path / "run", "fine_tuning", learning_rate=10.0)
-        lost = purify(str(tmp_path / "victim"), images, args=args, **moved).results["clean_data"]["answered_rightly"]
-    assert lost["after"] < lost["before"] - BEARABLE_LOSS_AFTER_PROBE and "The repair broke the model" in caplog.text
+    assert Repair(None, None, None, Cost(), {}, {"before": before, "after": after}).broke == broke
 
 
 class Alone(TrainerCallback):
