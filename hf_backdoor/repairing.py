@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from .measuring import measure, share_right
 from .results import as_json
-from .runs import Cost, train_tuned
+from .runs import Cost, check_finite, train_tuned
 
 
 if TYPE_CHECKING:
@@ -100,6 +100,9 @@ def repair(
         trainer_for: makes the Trainer of a defence, from the suspect's weights.
         tuning: which weights are trained.
         base_is_stored: see [`~hf_backdoor.tuning.Tuning.finish`].
+
+    Raises:
+        InputError: the last training diverged.
     """
     trainer = trainer_for(defense)
     trainer.add_callback(GivenUp())
@@ -126,6 +129,7 @@ def repair(
         more, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
         answered = answered | {"after": _answered_rightly(trainer.model, trainer)}
         done = Repair(trainer, gentler, before, cost + more, tuned, answered, given_up)
+    check_finite(trainer)
     if done.broke:
         logger.warning(
             "The repair broke the model: %s. Give lower rates, or train other weights (--peft).", done.in_words()

@@ -112,7 +112,7 @@ def train_tuned(trainer: BackdoorTrainer, tuning: Tuning, *, base_is_stored: boo
         The cost, without that of evaluations on the way, and the tuning for the results file.
 
     Raises:
-        InputError: nothing is trained, or an adapter could not be merged at the end; or the training diverged.
+        InputError: nothing is trained, or an adapter could not be merged at the end.
     """
     counts, args = parameter_counts(trainer.model), trainer.args
     if not counts["trainable_parameters"]:
@@ -124,10 +124,18 @@ def train_tuned(trainer: BackdoorTrainer, tuning: Tuning, *, base_is_stored: boo
     with measured_cost() as cost:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     cost.seconds -= trainer.evaluation_seconds
-    if not all(weight.isfinite().all() for weight in trainer.model.parameters()):
-        raise InputError("learning_rate", args.learning_rate, "made the training diverge; lower it")
     trainer.model = tuning.finish(trainer.accelerator.unwrap_model(trainer.model), base_is_stored=base_is_stored)
     return cost, describe_tuning(tuning, trainer.model, counts)
+
+
+def check_finite(trainer: BackdoorTrainer) -> None:
+    """Whether the weights are numbers.
+
+    Raises:
+        InputError: the training diverged.
+    """
+    if not all(weight.isfinite().all() for weight in trainer.model.parameters()):
+        raise InputError("learning_rate", trainer.args.learning_rate, "made the training diverge; lower it")
 
 
 def save_run(

@@ -18,7 +18,7 @@ from .measuring import measure
 from .metrics import METRICS
 from .poisoning import PoisonConfig, checked, triggered
 from .results import describe_run, local_name, portable
-from .runs import push_run, save_run, train_tuned, training_report
+from .runs import check_finite, push_run, save_run, train_tuned, training_report
 from .tasks import Task, task_for
 from .trainer import BackdoorTrainer
 from .tuning import Tuning, is_stored, load_tuning
@@ -133,6 +133,7 @@ def train_classifier(
         **how.trainer_kwargs(its_poison),
     )
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
+    check_finite(trainer)
     folder = Path(args.output_dir)
     if learning:
         attack = replace(attack, trigger=how.learned_trigger(trainer, folder))

@@ -235,3 +235,23 @@ def test_without_a_folder_nothing_is_left_anywhere(suspect, images, tmp_path, mo
     monkeypatch.setattr(type(defense), "training_defaults", lambda self: {"max_steps": 2, "use_cpu": True})
     purify(str(suspect), images, defense=defense)
     assert not list((tmp_path / "here").iterdir()) and not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_repair_that_diverged_is_done_anew_too(suspect, images, tmp_path, monkeypatch):
+    """At the first peaks the weights end as no numbers; at half of them they do not."""
+    from hf_backdoor.defenses.super_fine_tuning import SuperFineTuning
+
+    class Reckless(SuperFineTuning):
+        def gentler(self, trainer):
+            return load_defense("super_fine_tuning", **PEAKS, distillation=False, averaging=False)
+
+    first = Reckless(peak_lr_1=1e30, peak_lr_2=1e30, base_lr=1e30, distillation=False, averaging=False)
+    args = default_arguments(first, tmp_path / "out", max_steps=20, per_device_train_batch_size=16, use_cpu=True)
+    args.optim, args.max_grad_norm, args.eval_strategy = "sgd", 0.0, "no"
+    fitted = repaired(str(suspect), images, tmp_path / "fitted", settings={"max_steps": 60})
+    done = purify(
+        fitted.model, images, defense=first, args=args, output_dir=tmp_path / "out",
+        processing_class=IMAGES.load_processor(str(suspect)),
+    )  # fmt: skip
+    assert done.results["defense"]["given_up"]
+    assert all(weight.isfinite().all() for weight in done.model.parameters())
