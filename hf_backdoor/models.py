@@ -231,7 +231,7 @@ def _check_settings(architecture: str, settings: dict[str, Any]) -> None:
 
     try:
         kind = CONFIG_MAPPING[architecture]
-        known = {*kind().to_dict(), *kind.attribute_map}
+        known = {*kind().to_dict(), *kind.attribute_map, "image_size"}  # which sizes the images of any model
     except (KeyError, ValueError, TypeError):  # unknown, or made of others; which is said when the model is made
         return
     for name in settings.keys() - known:

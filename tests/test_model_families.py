@@ -20,7 +20,7 @@ IMAGE_MODELS = {
     "deit": PATCHES,
     "deit distilled": {**PATCHES, "architectures": ["DeiTForImageClassificationWithTeacher"]},  # takes no labels
     "beit": PATCHES,
-    "dinov2": {**PATCHES, "mlp_ratio": 2},
+    "dinov2": {**{name: size for name, size in PATCHES.items() if name != "intermediate_size"}, "mlp_ratio": 2},
     "swin": {
         "image_size": 16,
         "patch_size": 4,
