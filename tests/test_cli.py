@@ -338,26 +338,12 @@ def test_an_interrupt_is_one_line_that_says_how_to_go_on(data, tmp_path):
     import signal
     import subprocess
     import sys
-    import time
 
-    command = [
-        sys.executable,
-        "-m",
-        "hf_backdoor.cli",
-        "train",
-        "--dataset",
-        data,
-        "--architecture",
-        "vit",
-        "--use_cpu",
-    ]
-    command += ["--architecture_args", *VIT, "--max_steps", "100000", "--output", str(tmp_path / "victim")]
+    flags = "--architecture vit --max_steps 100000 --logging_steps 1 --disable_tqdm yes --use_cpu".split()
+    flags += ["--architecture_args", *VIT, "--dataset", data, "--output", str(tmp_path / "victim")]
+    command = [sys.executable, "-m", "hf_backdoor.cli", "train", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if (tmp_path / "victim").is_dir():  # the training is about to begin
-            break
-        time.sleep(0.1)
-    time.sleep(1)
+    assert any("'loss'" in line for line in process.stdout), "it trains"
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in error
