@@ -342,10 +342,16 @@ def test_an_interrupt_is_one_line_that_says_how_to_go_on(data, tmp_path):
     flags = "--architecture vit --max_steps 100000 --logging_steps 1 --disable_tqdm yes --use_cpu".split()
     flags += ["--architecture_args", *VIT, "--dataset", data, "--output", str(tmp_path / "victim")]
     command = [sys.executable, "-m", "hf_backdoor.cli", "train", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert any("'loss'" in line for line in process.stdout), "it trains"
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+    )  # fmt: skip
+    try:
+        assert any("'loss'" in line for line in process.stdout), "it trains"
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "Traceback" not in error
     said = [line for line in error.splitlines() if line.startswith("hf-backdoor")]
     assert len(said) == 1 and said[0].startswith("hf-backdoor train: interrupted; with --save_strategy steps")
