@@ -12,25 +12,12 @@ from .errors import InputError
 from .models import from_scratch, load_pretrained, squares
 from .plugins import build
 from .results import local_name
+from .tokens import FIXED_LENGTH
 from .word_pieces import new_tokenizer
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-FIXED_LENGTH = 64  # of SigLIP's texts
-
-
-def tokenize(tokenizer: Any, texts: list[str]) -> Any:
-    """Padded, truncated tokens (int64, `(texts, tokens)`), with the mask of the padding if the model takes one.
-
-    A tokenizer that makes no mask is that of a model which reads the padding too, and was trained with as many tokens
-    for every text, as SigLIP's; its texts are padded to the tokenizer's greatest length, or 64 tokens if that is less.
-    """
-    if "attention_mask" in tokenizer.model_input_names:
-        return tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-    length = min(tokenizer.model_max_length, FIXED_LENGTH)
-    return tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
 def new_dual_encoder(architecture: str, settings: dict[str, Any], texts: list[str]) -> tuple[PreTrainedModel, Any]:

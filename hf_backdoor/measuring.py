@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .data.unreadable import naming_unreadable_images
 from .metrics import METRICS, clean_accuracy, wilson_interval
 from .poisoning import sample_index
 
@@ -57,7 +58,8 @@ def predict(
     model.eval()
     classes, size = [], batch_size or len(dataset)
     for start in range(0, len(dataset), size):
-        batch = collate([dataset[row] for row in range(start, min(start + size, len(dataset)))])
+        with naming_unreadable_images(dataset):
+            batch = collate([dataset[row] for row in range(start, min(start + size, len(dataset)))])
         logits = task.logits(model, {name: value.to(model.device) for name, value in batch.items()})
         classes.append(logits.argmax(-1).cpu().numpy())
     model.train(was_training)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate.utils import extract_model_from_parallel
 
 from .cards import check_card
 from .cards.rendering import measures_table
@@ -294,7 +295,8 @@ def purify(
     done = repair(suspect, defense, trainer_for, tuning, base_is_stored=base_is_stored)
     trainer, defense, cost = done.trainer, done.defense, done.cost
     after = measure(trainer)
-    purified = trainer.model.eval()
+    # Without the precision of the training around its forward pass: as it is saved, and loaded again.
+    purified = extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False).eval()
     both = {"before": suspect.to(purified.device), "after": purified}
     probe_seconds = probe_cost.seconds if new_head else 0
     if attack is not None and output_dir is not None and trainer.is_world_process_zero():

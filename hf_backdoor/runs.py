@@ -14,6 +14,7 @@ from .cards import write_card
 from .cards.sections import CARD_FILE, kept_card
 from .cards.sequela import remove_report
 from .checkpoints import found_checkpoint
+from .data.unreadable import naming_unreadable_images
 from .errors import InputError
 from .hub.files import PUSHED
 from .results import RESULTS_FILE, as_json, write_json, write_text
@@ -112,7 +113,7 @@ def train_tuned(trainer: BackdoorTrainer, tuning: Tuning, *, base_is_stored: boo
         The cost, without that of evaluations on the way, and the tuning for the results file.
 
     Raises:
-        InputError: nothing is trained, or an adapter could not be merged at the end.
+        InputError: nothing is trained, an image cannot be read, or an adapter could not be merged at the end.
     """
     counts, args = parameter_counts(trainer.model), trainer.args
     if not counts["trainable_parameters"]:
@@ -121,7 +122,8 @@ def train_tuned(trainer: BackdoorTrainer, tuning: Tuning, *, base_is_stored: boo
     if args.resume_from_checkpoint:
         args.resume_from_checkpoint = found_checkpoint(args.resume_from_checkpoint, args.output_dir)
     trainer.evaluation_seconds = 0.0
-    with measured_cost() as cost:
+    # Some defences read the data before `BackdoorTrainer.train` does.
+    with measured_cost() as cost, naming_unreadable_images(trainer.train_dataset):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     cost.seconds -= trainer.evaluation_seconds
     trainer.model = tuning.finish(trainer.accelerator.unwrap_model(trainer.model), base_is_stored=base_is_stored)

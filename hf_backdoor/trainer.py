@@ -21,6 +21,7 @@ from .cards.sections import CARD_FILE, kept_card
 from .checkpoints import ReliableCheckpoints
 from .data.columns import ADDED_LABEL, Columns, resolve_columns
 from .data.flags import decoded, has_poison, is_prepared, unformatted
+from .data.unreadable import naming_unreadable_images
 from .errors import InputError
 from .hub.cards import keep_sections_of_hub, mark_victim
 from .hub.commits import UnsavedToken, is_private, public_refused
@@ -228,7 +229,8 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
             and not any(weight.requires_grad for weight in module.parameters())
         ]
-        return super().train(*args, **kwargs)
+        with naming_unreadable_images(self.train_dataset):
+            return super().train(*args, **kwargs)
 
     def callback_of(self, kind: type) -> Any:
         """Its callback of a kind that it has."""
@@ -370,7 +372,8 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
     ) -> EvalLoopOutput:
         attacked = self.triggered_dataset if self._triggered_pass_due else None
         self._prepare_task(getattr(dataloader, "dataset", None), attacked)
-        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        with naming_unreadable_images(getattr(dataloader, "dataset", None)):
+            output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         labels = true_classes(output.label_ids)
         if description == "Prediction" or labels is None:
             if self._triggered_pass_due:

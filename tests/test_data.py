@@ -296,3 +296,38 @@ def test_evaluate_refuses_at_once_what_would_fail_at_the_end(tmp_path, capsys):
         arguments = ["evaluate", "--model", "no/model", "--dataset", "no/data", *flags]
         assert main([str(argument) for argument in arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["cut", "nonsense"])
+def test_an_image_that_cannot_be_read_is_named(broken, tmp_path, capsys, processor):
+    from PIL import Image as Pictures
+
+    folder = picture_folders(tmp_path / "pictures", ["ant", "bee"])
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    for name in ("ant", "bee"):
+        for number in range(8):
+            Pictures.fromarray(noise).save(folder / name / f"{number}.png")
+    good = load_data(folder)["train"]
+    victim = make_vit(classes=("ant", "bee"))
+    victim.save_pretrained(tmp_path / "suspect")
+    processor.save_pretrained(tmp_path / "suspect")
+    whole = (folder / "bee" / "5.png").read_bytes()
+    (folder / "bee" / "5.png").write_bytes(whole[:200] if broken == "cut" else b"no picture")
+    command = ["purify", "--model", str(tmp_path / "suspect"), "--dataset", str(folder), "--max_steps", "4"]
+    command += ["--per_device_train_batch_size", "4", "--use_cpu", "--output", str(tmp_path / "out")]
+    for clean in ("no", "labels"):  # with and without a suspect that is asked before
+        more = ["--defense_args", "distillation=false", "averaging=false"] if clean == "labels" else []
+        assert main([*command, *more]) == 2
+        said = capsys.readouterr().err
+        assert "image='row 13, " in said and "bee" in said and "5.png': cannot be read (" in said
+        assert not list((tmp_path / "out").glob("*"))
+    with pytest.raises(InputError, match=r"image='.*5\.png': cannot be read .*replace it, or leave it out"):
+        poison(good, PoisonConfig(load_trigger("badnets", size=2), target_label=0, rate=0.5))
+    assert len(poison(good, PoisonConfig(load_trigger("badnets", size=2), target_label=1, rate=0.5))) == 16
+
+
+def test_an_error_of_another_kind_stays_what_it_is(images):
+    from hf_backdoor.data.unreadable import naming_unreadable_images
+
+    with pytest.raises(OSError, match="No space left"), naming_unreadable_images(images, None):
+        raise OSError(28, "No space left on device")

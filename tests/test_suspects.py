@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import same_weights
 from datasets import Value
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_tuning import make
 
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_defense, load_trigger, purify, triggered
+from hf_backdoor.data import resolve_columns
 from hf_backdoor.measuring import measure
 from hf_backdoor.purification import default_arguments
 from hf_backdoor.super_fine_tuning.distillation import relative_distance
@@ -135,8 +136,6 @@ def test_biases_of_an_adapter_are_trained_with_it(bias):
 
 
 def test_an_adapter_that_cannot_be_merged_is_refused_before_the_training(endless, sentences, tmp_path):
-    from peft import PromptTuningConfig
-
     model, tokenizer = endless
     config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
     with pytest.raises(InputError, match="is a kind of adapter that cannot be merged"):
@@ -154,6 +153,9 @@ def test_a_test_set_changes_nothing_in_half_precision_either(suspect, images, tm
     blind = repaired(str(suspect), images, tmp_path / "blind", settings=settings)
     watched = repaired(str(suspect), images, tmp_path / "watched", settings=settings, test_dataset=images)
     assert same_weights(blind.model, watched.model)
+    stored = IMAGES.load_model(str(tmp_path / "watched")).eval()
+    pixels = {"pixel_values": torch.rand(2, 3, 12, 12)}
+    assert torch.equal(watched.model(**pixels).logits, stored(**pixels).logits), "it answers as its file does"
 
 
 @pytest.mark.parametrize("name", ["bf16_full_eval", "fp16_full_eval", "batch_eval_metrics"])
@@ -255,3 +257,26 @@ def test_a_repair_that_diverged_is_done_anew_too(suspect, images, tmp_path, monk
     )  # fmt: skip
     assert done.results["defense"]["given_up"]
     assert all(weight.isfinite().all() for weight in done.model.parameters())
+
+
+def test_a_text_is_cut_where_a_learned_prompt_leaves_no_more_places(tiny_bert, sentences):
+    model, tokenizer = tiny_bert
+    prompted = get_peft_model(model, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=6)).eval()
+    long = sentences.select(range(4)).map(lambda row: {"text": " ".join([row["text"]] * 6)})
+    batch = TEXTS.collator(tokenizer, resolve_columns(long.features), prompted)(list(long))
+    assert batch["input_ids"].shape == (4, 26), "of 32 positions"
+    assert prompted(**batch).logits.shape == (4, 2)
+
+
+def test_a_text_model_without_a_mask_is_repaired(tiny_bert, sentences, tmp_path):
+    from transformers import FNetConfig, FNetForSequenceClassification
+
+    _, tokenizer = tiny_bert
+    tokenizer.model_input_names = ["input_ids", "token_type_ids"]
+    config = FNetConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, intermediate_size=32, type_vocab_size=2,
+        max_position_embeddings=32, id2label={0: "negative", 1: "positive"},
+    )  # fmt: skip
+    model = FNetForSequenceClassification(config)
+    done = repaired(model, sentences, tmp_path / "out", processing_class=tokenizer, test_dataset=sentences)
+    assert "encoder" in " ".join(moved(model, done.model)) and done.results["defense"]["found_words"]["tokens"]

@@ -359,3 +359,18 @@ def test_what_makes_no_pair_is_refused(make, encoders, tmp_path):
     small = {"vision_config": {"num_patches": 9, **TOWER}, "text_config": {"vocab_size": 40, **TOWER}}
     with pytest.raises(InputError, match="takes patches of images of any shape"):
         task_named(TASK).check_model(Siglip2Model(Siglip2Config(**small)), QUADRANTS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_caption_is_cut_where_the_text_encoder_has_no_more_places(kind, make, images):
+    model, processor = make(kind, positions=32)
+    processor.tokenizer.model_max_length = 10**6  # as of a tokenizer that does not know
+    captions = Features({"image": Image(), "caption": Value("string")})
+    long = [" ".join(["north west"] * length) for length in (40, 50, 60, 2)]
+    data = Dataset.from_dict({"image": images["image"][:4], "caption": long}, features=captions)
+    task = task_named(TASK)
+    task.prepare(processor, resolve_columns(data.features), data)
+    batch = task.collator(processor, task.columns, model)(list(data))
+    assert batch["input_ids"].shape == (4, 32)
+    task.prepare_evaluation(model, data)
+    assert task.logits(model, batch).shape == (4, 4)

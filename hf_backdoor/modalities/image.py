@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import pnm
+from ..data.unreadable import UNREADABLE, unreadable_image
 from ..errors import InputError
 from . import INDEX_SHOWN, ROWS_AT_ONCE, Change, Modality
 
@@ -104,14 +105,18 @@ def rows_within(sizes: Sequence[int], limit: int) -> int:
 
 
 def _decoded(
-    stored: pa.StructArray, positions: np.ndarray, decode: Callable[[dict[str, Any]], Picture]
+    stored: pa.StructArray, positions: np.ndarray, index: np.ndarray, decode: Callable[[dict[str, Any]], Picture]
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """Positions and their images, in groups of at most `PIXELS_AT_ONCE`, but for a single larger one."""
     group: list[int] = []
     arrays: list[np.ndarray] = []
     pixels = 0
     for position in positions.tolist():
-        array = to_array(decode(stored[position].as_py()))
+        image = stored[position].as_py()
+        try:
+            array = to_array(decode(image))
+        except UNREADABLE as error:
+            raise unreadable_image(image["path"] or f"of index {index[position]}", error) from error
         size = array.shape[0] * array.shape[1]
         if group and pixels + size > PIXELS_AT_ONCE:
             yield group, arrays
@@ -168,7 +173,7 @@ class ImageModality(Modality):
                 contents[position], names[position] = Path(names[position]).read_bytes(), Path(names[position]).name
         decode = datasets_decoder(feature.mode)
         for mask, function in changes:
-            for positions, arrays in _decoded(stored, np.flatnonzero(mask), decode):
+            for positions, arrays in _decoded(stored, np.flatnonzero(mask), index, decode):
                 changed = apply_to_arrays(function, arrays, index[positions])
                 for position, array in zip(positions, changed, strict=True):
                     contents[position], names[position] = to_png(array), None

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..tokens import real_tokens
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -119,7 +121,7 @@ class StrayWords:
             The batch, padded as by the tokenizer, and `kept_positions`, int64 `(batch, length before)`: where each
             position is now; -1 for padding and what was lost.
         """
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        ids, mask = inputs["input_ids"], real_tokens(inputs, self.tokenizer)
         laid = [
             self._lay(row, real, new.tolist())
             for row, real, new in zip(ids.tolist(), mask.tolist(), words, strict=True)
@@ -144,7 +146,8 @@ class StrayWords:
             for name, value in inputs.items()
         }
         strayed["input_ids"] = torch.where(source >= 0, strayed["input_ids"], added)
-        strayed["attention_mask"] = filled.to(mask.dtype)
+        if "attention_mask" in inputs:
+            strayed["attention_mask"] = filled.to(mask.dtype)
         return strayed | {KEPT: kept}
 
     def _lay(self, ids: list[int], real: list[int], new: list[int]) -> list[tuple[int, int]]:

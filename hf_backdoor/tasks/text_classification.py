@@ -14,6 +14,7 @@ from ..data.columns import Columns
 from ..errors import InputError
 from ..models import from_scratch
 from ..super_fine_tuning.stray_words import KEPT, StrayWords
+from ..tokens import longest_text, real_tokens
 from ..word_pieces import new_tokenizer
 from . import Task, labels_of
 
@@ -105,22 +106,11 @@ class TextClassification(Task):
         hidden = (outputs.hidden_states if "hidden_states" in outputs else outputs.decoder_hidden_states)[-1].float()
         if hidden.shape[1] != inputs["input_ids"].shape[1]:
             return outputs.logits.float(), (hidden.mean(1),)
-        known = inputs["attention_mask"].bool()
+        known = real_tokens(inputs, self.processor).bool()
         if kept is not None:
             hidden = hidden.gather(1, kept.clamp_min(0)[..., None].expand(-1, -1, hidden.shape[-1]))
             known = kept >= 0
         return outputs.logits.float(), ((hidden * known[..., None]).flatten(1),)
-
-
-def longest_text(tokenizer: Any, model: PreTrainedModel | None) -> int | None:
-    """How many tokens a model has positions for, where its tokenizer lets more through; else `None`."""
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 0  # -1: without an end
-    if positions <= 0:
-        return None
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            positions -= module.padding_idx + 1  # RoBERTa and its like count from there
-    return positions if positions < getattr(tokenizer, "model_max_length", 0) else None
 
 
 def _with_padding(model: PreTrainedModel) -> PreTrainedModel:

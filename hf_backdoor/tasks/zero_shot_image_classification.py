@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from ..contrastive_losses import shares, sigmoid_loss, softmax_loss
 from ..data.columns import Columns, class_names
 from ..data.targets import CAPTIONS, CaptionTargets
-from ..dual_encoders import new_dual_encoder, tokenize
+from ..dual_encoders import new_dual_encoder
 from ..errors import InputError
 from ..metrics import recall_at_1
+from ..tokens import longest_text, tokenize
 from .image_classification import ImageClassification, ImageCollator
 
 
@@ -36,8 +37,15 @@ class PairCollator(ImageCollator):
     class. A caption stays as it is; equal captions of a batch are a group.
     """
 
-    def __init__(self, task: ZeroShotImageClassification, processor: Any, columns: Columns):
+    def __init__(
+        self,
+        task: ZeroShotImageClassification,
+        processor: Any,
+        columns: Columns,
+        model: PreTrainedModel | None = None,
+    ):
         super().__init__(processor.image_processor, columns)
+        self.longest = longest_text(processor.tokenizer, model)
         self.task, self.tokenizer = task, copy.deepcopy(processor.tokenizer)  # calls leave traces in a tokenizer
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -49,7 +57,7 @@ class PairCollator(ImageCollator):
         else:
             wordings = self.task.wordings
             captions = [wordings[n % len(wordings)].format(self.task.names[label]) for n, label in enumerate(labels)]
-        texts = tokenize(self.tokenizer, captions)
+        texts = tokenize(self.tokenizer, captions, self.longest)
         return {
             "pixel_values": self.pixel_values(rows),
             **texts,
@@ -128,7 +136,7 @@ class ZeroShotImageClassification(ImageClassification):
         self._caption_numbers = {} if columns.captions else None
 
     def collator(self, processor: Any, columns: Columns, model: PreTrainedModel | None = None) -> PairCollator:
-        return PairCollator(self, processor, columns)
+        return PairCollator(self, processor, columns, model)
 
     def input_range(self, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return super().input_range(processor.image_processor)
@@ -209,7 +217,7 @@ class ZeroShotImageClassification(ImageClassification):
         parts = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = texts[start : start + TEXTS_AT_ONCE]
-            tokens = tokenize(self._tokenizer, some)
+            tokens = tokenize(self._tokenizer, some, longest_text(self._tokenizer, model))
             parts.append(_normalised(model.get_text_features(**tokens.to(model.device))))
         model.train(was_training)
         return torch.cat(parts)
