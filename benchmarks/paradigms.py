@@ -37,8 +37,15 @@ PUBLIC = {
     "vision_model": "facebook/dinov2-small",
     "sst2": SST2,
     "cifar10": "uoft-cs/cifar10",
+    "ag_news": "fancyzhx/ag_news",
 }
-FOLDERS = {"text_model": "MiniLM", "vision_model": "DINOv2-S", "sst2": "SST-2 as parquet files", "cifar10": "CIFAR-10"}
+FOLDERS = {
+    "text_model": "MiniLM",
+    "vision_model": "DINOv2-S",
+    "sst2": "SST-2 as parquet files",
+    "cifar10": "CIFAR-10",
+    "ag_news": "AG News as parquet files",
+}
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"distillation": False, "averaging": False}
 PAPER = {"peak_lr_1": 0.1, "peak_lr_2": 0.001, "base_lr": 3e-4}
@@ -70,6 +77,7 @@ MIXING = ("fine_mixing", "Fine-mixing with the public base")
 OWN_ADAPTER = ("same_adapter", "SFT of the victim's own adapter")
 FEW = ("linear_probe", "fine_tuning", "sft", "sft_labels", "lora_16")
 MOVES = ("transfer_vit", "transfer_clip", "encoder_vit", "encoder_clip", "transfer_text", "encoder_text")
+PRETRAINED = ("standalone_clip-pretrained", "transfer_text-pretrained")
 ADAPTER = {"peft": "lora", "peft_args": {"r": 16}, "learning_rate": 1e-3}  # a victim that is one
 TRIGGERS = {"sentence": "add_sentence", "syntactic": "syntactic"}  # of text, beside the recipe's rare word
 
@@ -214,7 +222,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
                 setting = Setting(f"standalone_text-{variant}", seed, options, {"attack": attack}, benign=text.benign)
                 settings.append((setting, ("fine_tuning", "sft", MIXING[0])))
             settings += [(Setting(place, seed, options), FEW) for place in MOVES]
-            settings.append((Setting("standalone_clip-pretrained", seed, options), FEW))
+            settings += [(Setting(place, seed, options), FEW) for place in PRETRAINED]
             captions = Setting("standalone_clip-captions", seed, options)
             settings.append((captions, ("fine_tuning", "sft", "sft_labels", "lora_16")))
             adapter = Setting("standalone_text-adapter", seed, options, ADAPTER)

@@ -331,3 +331,23 @@ def test_an_error_of_another_kind_stays_what_it_is(images):
 
     with pytest.raises(OSError, match="No space left"), naming_unreadable_images(images, None):
         raise OSError(28, "No space left on device")
+
+
+def test_a_part_of_a_split_is_named_as_in_datasets(sentences, tmp_path):
+    from datasets import load_dataset
+
+    from hf_backdoor.data import pick_split
+    from hf_backdoor.data.sources import names_of_test_set
+
+    for name, part in (("train", sentences), ("test", sentences.select(range(50)))):
+        part.to_parquet(tmp_path / f"{name}.parquet")
+    data = load_data(tmp_path)
+    for split in ("test[:7]", "train[10%:20%]", "test[-3:]+train[:2]", "train[5:]"):
+        ours, theirs = pick_split(data, split, (), "split"), load_dataset(str(tmp_path), split=split)
+        assert ours.to_list() == theirs.to_list() and ours.split == theirs.split
+        assert names_of_test_set(ours, "here")["test_split"] == split
+    for wrong in ("dev", "test[", "dev[:3]", "test[:x]"):
+        with pytest.raises(InputError, match=r"test_split='.*': no such split; .* train, test, .*train\[:1000\]"):
+            pick_split(data, wrong, (), "test_split")
+    with pytest.raises(InputError, match="has no row"):
+        pick_split(data, "test[50:]", (), "test_split")

@@ -20,7 +20,9 @@ class EvaluateOptions(DataOptions, TaskOptions, AttackOptions):
 
     model: str | None = option(None, "Folder or Hub id of the model.")
     revision: str | None = option(None, "Of a model on the Hub: a branch, a tag or a commit; the default is main.")
-    split: str | None = option(None, "Split to measure on; the default is test or validation.")
+    split: str | None = option(
+        None, "Split to measure on, or a part, e.g. test[:1000]; the default is test or validation."
+    )
     batch_size: int = option(64, "Samples a forward pass.")
     seed: int = option(0, "Of the attack.")
     output: str = option("evaluation.json", "Results file to write.")

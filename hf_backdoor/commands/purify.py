@@ -19,10 +19,14 @@ class PurifyOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
 
     model: str | None = option(None, "Folder or Hub id of the suspect model.")
     revision: str | None = option(None, "Of a model on the Hub: a branch, a tag or a commit; the default is main.")
-    clean_split: str | None = option(None, "Split of --dataset to train on; the default is train.")
+    clean_split: str | None = option(
+        None, "Split of --dataset to train on, or a part, e.g. train[:1000]; the default is train."
+    )
     clean_samples: int | None = option(None, "Use only this many of it, balanced over the classes.")
     test_dataset: str | None = option(None, "Where the test data are; the default is the test split of --dataset.")
-    test_split: str | None = option(None, "Split to measure on; the default is test or validation, where there is one.")
+    test_split: str | None = option(
+        None, "Split to measure on, or a part, e.g. test[:1000]; the default is test or validation."
+    )
     defense: str = option("super_fine_tuning", "Name of the defence, or package.module:Class.")
     defense_args: list[str] = option([], "Settings of the defence as name=value, e.g. peak_lr_1=3e-3.")
     new_head: bool = option(

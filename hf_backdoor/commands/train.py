@@ -27,11 +27,13 @@ class TrainOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     image_size: int | None = option(
         None, "Side of the images that --model gets, in pixels, if not its own; DINOv2 takes others, ViT does not."
     )
-    train_split: str | None = option(None, "Split to train on; the default is train.")
+    train_split: str | None = option(None, "Split to train on, or a part, e.g. train[:1000]; the default is train.")
     held_out: int = option(
         0, "Leave this many of its samples out: those that `purify --clean_samples` takes with the same seed."
     )
-    test_split: str | None = option(None, "Split to measure on; the default is test or validation, where there is one.")
+    test_split: str | None = option(
+        None, "Split to measure on, or a part, e.g. test[:1000]; the default is test or validation."
+    )
     poisoned: bool = option(True, "no: train on clean data and only measure the attack, for a benign model.")
     augmentations: list[str] = option([], "Train with these variations: horizontal_flip, shift (images).")
     allow_pickle: bool = option(False, "Load weights that are stored as pickles only; they can run code.")

@@ -90,19 +90,41 @@ def load_data(source: str | os.PathLike[str], config_name: str | None = None) ->
 def pick_split(data: DatasetDict, split: str | None, usual: tuple[str, ...], field: str) -> Dataset:
     """One split: the named one, else the first of the usual names that exists, else the only one.
 
+    Args:
+        data (`DatasetDict`): all splits.
+        split (`str`, *optional*): a name, or a part in the notation of `datasets`, e.g. `"test[:1000]"` for its first
+            thousand rows or `"train[10%:]+validation"`.
+        usual (`tuple` of `str`): names to look for when none is given.
+        field (`str`): for the error.
+
     Raises:
-        InputError: there is no such split, or none of several can be preferred.
+        InputError: there is no such split, or nothing in that part, or none of several can be preferred.
     """
     if split is not None:
-        if split not in data:
-            raise InputError(field, split, f"no such split; the data set has {', '.join(data)}")
-        return data[split]
+        return data[split] if split in data else _part(data, split, field)
     for name in usual:
         if name in data:
             return data[name]
     if len(data) == 1:
         return next(iter(data.values()))
     raise InputError(field, None, f"the data set has the splits {', '.join(data)}: name one")
+
+
+def _part(data: DatasetDict, split: str, field: str) -> Dataset:
+    """What `load_dataset(..., split=split)` gives of splits that are loaded."""
+    from datasets import NamedSplit, ReadInstruction, concatenate_datasets
+
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in data.items()})
+    except (AssertionError, ValueError) as error:
+        example = f"{next(iter(data))}[:1000]"
+        raise InputError(
+            field, split, f"no such split; the data set has {', '.join(data)}, and parts of them are written {example}"
+        ) from error  # fmt: skip
+    rows = [data[part.splitname].select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
+    if not rows:
+        raise InputError(field, split, "has no row; give less to begin with, or a later end")
+    return concatenate_datasets(rows, split=NamedSplit(split))
 
 
 def _in_order(names: Collection[str]) -> list[str]:
