@@ -201,6 +201,7 @@ class Benchmark:
         kind (`str`): what of a run's `about` is chosen by `--only`.
         row (callable): from a finished run to its row.
         afterwards (callable, *optional*): called with the chosen runs and the options after they have run.
+        pictures (callable, *optional*): draws the rows of the results into a folder, that of the page.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Benchmark:
     kind: str
     row: Callable[[Run], dict[str, Any]] = Run.row
     afterwards: Callable[[list[Run], argparse.Namespace], None] | None = None
+    pictures: Callable[[list[dict[str, Any]], Path], None] | None = None
 
     @property
     def results(self) -> Path:
@@ -238,7 +240,7 @@ class Benchmark:
         `--collect --only KIND` leaves what the results say of other kinds as it is, such as rows of another machine.
         """
         if options.tables:
-            fill(self._page, self._places(json.loads(self.results.read_text())))
+            self._show(json.loads(self.results.read_text()))
             return
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads stall on models this small on a busy machine
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -288,7 +290,12 @@ class Benchmark:
         results = describe_run(f"benchmarks/{self.name}.py", seeds=self.seeds)
         results |= {"planned": len(keys), "missing": missing, "rows": [rows[key] for key in keys if key in rows]}
         write_json(self.results, results)
+        self._show(results)
+
+    def _show(self, results: dict[str, Any]) -> None:
         fill(self._page, self._places(results))
+        if self.pictures is not None:
+            self.pictures(results["rows"], self._page.parent)
 
     @property
     def _page(self) -> Path:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 from cells import Benchmark, Run, replaced, share
+from pictures import draw_methods
 
 from hf_backdoor.metrics import METRICS
 
@@ -248,6 +249,10 @@ TITLES = {
 }
 
 
+PANELS = {"standalone_vit": "ViT, BadNets", "standalone_text": "MiniLM, rare words", "standalone_clip": "CLIP, noise"}
+NOT_DRAWN = ("benign", "benign-linear_probe", OWN_ADAPTER[0])
+
+
 def trained_weights(tuning: dict[str, int] | None) -> str:
     """How many, and which part of all; nothing is known of a probe before a purification."""
     if tuning is None:
@@ -300,7 +305,13 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {name: table([row for row in rows if row["setting"] == name]) for name in names}
 
 
-BENCHMARK = Benchmark("paradigms", __doc__, SEEDS, planned, tables, kind="setting")
+def pictures(rows: list[dict[str, Any]], folder: Path) -> None:
+    """What docs/paradigms.md shows of the three standalone tables."""
+    drawn = {name: title for name, title in TITLES.items() if name not in NOT_DRAWN}
+    draw_methods(rows, PANELS, drawn, folder / "paradigms.png")
+
+
+BENCHMARK = Benchmark("paradigms", __doc__, SEEDS, planned, tables, kind="setting", pictures=pictures)
 
 
 if __name__ == "__main__":
