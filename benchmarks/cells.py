@@ -201,7 +201,8 @@ class Benchmark:
         kind (`str`): what of a run's `about` is chosen by `--only`.
         row (callable): from a finished run to its row.
         afterwards (callable, *optional*): called with the chosen runs and the options after they have run.
-        pictures (callable, *optional*): draws the rows of the results into a folder, that of the page.
+        elsewhere (callable, *optional*): given the rows of the results and the folder of the page, writes what other
+            pages and pictures show of them.
     """
 
     name: str
@@ -212,7 +213,7 @@ class Benchmark:
     kind: str
     row: Callable[[Run], dict[str, Any]] = Run.row
     afterwards: Callable[[list[Run], argparse.Namespace], None] | None = None
-    pictures: Callable[[list[dict[str, Any]], Path], None] | None = None
+    elsewhere: Callable[[list[dict[str, Any]], Path], None] | None = None
 
     @property
     def results(self) -> Path:
@@ -294,8 +295,8 @@ class Benchmark:
 
     def _show(self, results: dict[str, Any]) -> None:
         fill(self._page, self._places(results))
-        if self.pictures is not None:
-            self.pictures(results["rows"], self._page.parent)
+        if self.elsewhere is not None:
+            self.elsewhere(results["rows"], self._page.parent)
 
     @property
     def _page(self) -> Path:

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from cells import Benchmark, Run, replaced, share
+from cells import Benchmark, Run, fill, replaced, share
 from pictures import draw_methods
+from summaries import summary
 
 from hf_backdoor.metrics import METRICS
 
@@ -305,13 +306,14 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {name: table([row for row in rows if row["setting"] == name]) for name in names}
 
 
-def pictures(rows: list[dict[str, Any]], folder: Path) -> None:
-    """What docs/paradigms.md shows of the three standalone tables."""
+def elsewhere(rows: list[dict[str, Any]], folder: Path) -> None:
+    """The picture of the three standalone tables, and the first table of docs/which_one.md."""
     drawn = {name: title for name, title in TITLES.items() if name not in NOT_DRAWN}
     draw_methods(rows, PANELS, drawn, folder / "paradigms.png")
+    fill(folder / "which_one.md", {"summary": summary(rows)})
 
 
-BENCHMARK = Benchmark("paradigms", __doc__, SEEDS, planned, tables, kind="setting", pictures=pictures)
+BENCHMARK = Benchmark("paradigms", __doc__, SEEDS, planned, tables, kind="setting", elsewhere=elsewhere)
 
 
 if __name__ == "__main__":
