@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -240,8 +239,8 @@ def purify(
         raise InputError("processing_class", None, "is needed when the model is an object: its processor or tokenizer")
     task.check_model(suspect, names)
     task.adapt_model(suspect, processing_class)
-    scratch = tempfile.mkdtemp(prefix="hf_backdoor_") if output_dir is None and args is None else None
-    args = copy.copy(args) or default_arguments(defense, output_dir or scratch)
+    scratch = tempfile.TemporaryDirectory(prefix="hf_backdoor_")  # goes with its object, after an error too
+    args = copy.copy(args) or default_arguments(defense, output_dir or scratch.name)
     if args.load_best_model_at_end:
         raise InputError(
             "load_best_model_at_end", True, "would choose by the test set, which only measures; leave it out"
@@ -347,8 +346,7 @@ def purify(
             report.run()
             report.write(output_dir)
         push_run(trainer, output_dir)
-    if scratch is not None:
-        shutil.rmtree(scratch)
+    scratch.cleanup()
     return Purification(purified, results, output_dir, report)
 
 

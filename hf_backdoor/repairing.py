@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list, release_memory
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from .checkpoints import found_checkpoint
 from .measuring import measure, share_right
 from .results import as_json
 from .runs import Cost, check_finite, train_tuned
@@ -107,6 +110,8 @@ def repair(
     trainer = trainer_for(defense)
     trainer.add_callback(GivenUp())
     before, others = measure(trainer), _checkpoints(trainer)
+    if _goes_on(trainer):
+        others = set(itertools.filterfalse(_is_of_a_repair, others))
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
     answered = {
         "before": _answered_rightly(suspect.to(trainer.model.device), trainer),
@@ -142,6 +147,17 @@ def _answered_rightly(model: PreTrainedModel, trainer: BackdoorTrainer) -> float
     size = trainer.args.eval_batch_size
     share = share_right(model, trainer.task, trainer.data_collator, trainer.train_dataset, size)
     return broadcast_object_list([share])[0]
+
+
+def _goes_on(trainer: BackdoorTrainer) -> bool:
+    """Whether it is resumed in the folder where it began."""
+    resumed, folder = trainer.args.resume_from_checkpoint, Path(trainer.args.output_dir)
+    return bool(resumed) and Path(found_checkpoint(resumed, str(folder))).resolve().parent == folder.resolve()
+
+
+def _is_of_a_repair(checkpoint: Path) -> bool:
+    state = checkpoint / TRAINER_STATE_NAME
+    return state.is_file() and GivenUp.__name__ in json.loads(state.read_text("utf-8")).get("stateful_callbacks", {})
 
 
 def _checkpoints(trainer: BackdoorTrainer) -> set[Path]:

@@ -211,10 +211,10 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         return self.data_collator
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; callbacks with an attribute `task` are told it if the loss is the task's."""
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, "task"):
-                callback.task = self.task if self._task_has_loss else None
+        """As `Trainer.train`; callbacks with an attribute `task` are told it if the loss is the task's.
+
+        Those with an attribute `still` are told which parts of the model are kept in evaluation mode.
+        """
         model = self.accelerator.unwrap_model(self.model)
         if is_compiled_module(self.model_wrapped):  # by an evaluation; the training compiles it anew
             self.model_wrapped = self.model
@@ -229,6 +229,10 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
             and not any(weight.requires_grad for weight in module.parameters())
         ]
+        told = {"task": self.task if self._task_has_loss else None, "still": self._still}
+        for callback in self.callback_handler.callbacks:
+            for name in [name for name in told if hasattr(callback, name)]:
+                setattr(callback, name, told[name])
         with naming_unreadable_images(self.train_dataset):
             return super().train(*args, **kwargs)
 

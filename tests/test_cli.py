@@ -8,9 +8,11 @@ import time
 import numpy as np
 import pytest
 from conftest import make_vit
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
+from hf_backdoor import InputError
 from hf_backdoor.cli import COMMANDS, main
+from hf_backdoor.data import pick_split
 
 
 VIT = (
@@ -113,12 +115,24 @@ def test_purify_needs_no_more_than_model_data_and_output(data, victim, tmp_path)
 
 def test_purify_takes_a_look_at_sequela(data, victim, tmp_path, capsys):
     arguments = ["--model", victim, "--dataset", data, "--output", tmp_path / "out", "--max_steps", 40, "--use_cpu"]
-    parts = ["--sequela", "--clean_samples", 100, "--suspect_split", "train"]
-    assert run("purify", *arguments, *parts, "--eval_strategy", "no", "--defense", "fine_tuning") == 0
+    more = ["--sequela", "--clean_samples", 100, "--eval_strategy", "no", "--defense", "fine_tuning"]
+    assert run("purify", *arguments, *more, "--suspect_split", "train[:100%]") == 0
     assert "Accuracy under PGD" in capsys.readouterr().out
     stored = json.loads((tmp_path / "out" / "sequela.json").read_text())
     assert stored["samples"] == {"members": 200, "defense_members": 100, "non_members": 100}
     assert "## Backdoor sequela" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_samples_of_the_repair_are_none_of_the_suspect_s_alone(images):
+    """Whatever parts of splits are named: those of --clean_samples are taken out of --suspect_split."""
+    from hf_backdoor.commands.options import numbered, without_rows_of
+
+    known = numbered(DatasetDict(train=images.select(range(300)), test=images.select(range(300, 400))))
+    clean = pick_split(known, "train[:150]", (), "clean_split").select(range(100))
+    for suspect, members in (("train[:150]", 50), ("train", 200), ("train[:50%]+test", 150), ("train[100:]", 200)):
+        assert len(without_rows_of(clean, pick_split(known, suspect, (), "suspect_split"))) == members
+    with pytest.raises(InputError, match="suspect_split=80: has no row but those of --clean_samples"):
+        without_rows_of(clean, pick_split(known, "train[:80]", (), "suspect_split"))
 
 
 def test_text(sentences, tiny_bert, tmp_path):

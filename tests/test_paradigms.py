@@ -1,13 +1,17 @@
 """purify for other models, other labels and parts of the weights: pairs of encoders, new heads, adapters."""
 
+import gc
 import json
 import shutil
+import tempfile
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_vit, same_weights
 from datasets import ClassLabel, DatasetDict
+from helpers import KillAt, Killed
 from transformers import TrainerCallback
 
 from hf_backdoor import InputError, PoisonConfig, load_defense, load_trigger, purify
@@ -633,3 +637,63 @@ def test_bad_input_is_explained(images, processor):
         purify(make_vit(), images, peft_config="nothing", processing_class=processor)
     with pytest.raises(InputError, match="model='ViTForImageClassification': gets a new head when it is loaded"):
         purify(make_vit(), two_classes(images), new_head=True, processing_class=processor)
+
+
+class Looks(TrainerCallback):
+    """Sees which checkpoints there are when a training begins."""
+
+    seen = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.seen.append({path.name for path in Path(args.output_dir).glob("checkpoint-*")})
+
+
+class RecklessAndWatched(Reckless):
+    def callbacks(self):
+        return [*super().callbacks(), Looks(), *([KillAt(15)] if not Looks.seen else [])]
+
+
+def test_a_resumed_repair_that_is_given_up_leaves_no_checkpoint_either(images, processor, tmp_path):
+    victim = purify(
+        make_vit(), images, defense="fine_tuning", processing_class=processor,
+        args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3),
+    ).model  # fmt: skip
+    defense, out = RecklessAndWatched(distillation=False, averaging=False), tmp_path / "run"
+    other = out / "checkpoint-99"
+    other.mkdir(parents=True)
+    settings = {"learning_rate": 10.0, "save_strategy": "steps", "save_steps": 10}
+    given = {"defense": defense, "processing_class": processor, "output_dir": out, "overwrite": True}
+    Alone.optimizers.clear()
+    with pytest.raises(Killed):
+        purify(victim, images, args=quick(out, **settings), **given)
+    Alone.optimizers.clear()
+    done = purify(victim, images, args=quick(out, **settings, resume_from_checkpoint="last"), **given)
+    assert done.results["defense"]["given_up"]
+    assert Looks.seen == [{other.name}, {other.name, "checkpoint-10"}, {other.name}]
+
+
+def test_a_refused_purification_leaves_no_folder(images, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(InputError, match="fewer samples than one batch"):
+        purify(make_vit(), images.select(range(40)), processing_class=processor)
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_keeps_frozen_batch_normalisation_still(images, processor, tmp_path):
+    """As the training does: at a rate of nearly nothing all answers are what they were."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    names = dict(enumerate(QUADRANTS))
+    config = ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )  # fmt: skip
+    defense = Reckless(distillation=False, averaging=False)
+    args = quick(tmp_path, learning_rate=1e-12, max_steps=16)
+    Alone.optimizers.clear()
+    model = ResNetForImageClassification(config)
+    done = purify(model, images, defense=defense, peft_config="head", processing_class=processor, args=args)
+    (tried,) = done.results["defense"]["search"]["trace"]
+    assert tried["kappa"] == 1.0

@@ -459,6 +459,15 @@ def test_rescaled_updates_are_a_share_of_their_weights(architecture):
     assert not torch.allclose(answers(model), told)
 
 
+def test_updates_that_diverged_are_left_for_others_to_find():
+    tuning = load_tuning("rora", share=2.0)
+    model = disturb(tuning.apply(make_vit()), size=0.01)
+    first, *_ = [module for module in model.modules() if hasattr(module, "lora_B")]
+    with torch.no_grad():
+        first.lora_A["default"].weight.fill_(float("nan"))
+    assert tuning.finish(model, base_is_stored=True) is model
+
+
 def test_rescaled_and_merged_is_what_was_rescaled():
     tuning = load_tuning("rora", merge=True)
     model = disturb(tuning.apply(make_vit()), size=0.01).eval()

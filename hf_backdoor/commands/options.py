@@ -8,6 +8,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from ..config import plugin_settings
 from ..data import class_names, load_data, pick_split, resolve_columns
 from ..data.columns import has_labels, holds_captions
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from ..tasks import Task
     from ..triggers import Trigger
     from ..tuning import Tuning
+
+
+ROW = "hf_backdoor_row"
 
 
 def option(default: Any, text: str, **more: Any) -> Any:
@@ -90,6 +95,25 @@ def clean_part(dataset: Dataset, samples: int | None, seed: int, label_column: s
     if samples is None or samples >= len(dataset):
         return dataset, dataset
     return split_off(dataset, samples, seed, label_column)
+
+
+def numbered(data: DatasetDict) -> DatasetDict:
+    """With a column `ROW` by which rows are known again, whatever parts of splits are taken."""
+    ends = np.cumsum([len(part) for part in data.values()])
+    numbers = {name: np.arange(end - len(data[name]), end) for name, end in zip(data, ends, strict=True)}
+    return type(data)({name: part.add_column(ROW, numbers[name]) for name, part in data.items()})
+
+
+def without_rows_of(others: Dataset, data: Dataset) -> Dataset:
+    """The rows of numbered data that others have not.
+
+    Raises:
+        InputError: there is none.
+    """
+    kept = np.flatnonzero(~np.isin(data[ROW][:], others[ROW][:]))
+    if not len(kept):
+        raise InputError("suspect_split", len(data), "has no row but those of --clean_samples; name another part")
+    return data.select(kept)
 
 
 def test_set(

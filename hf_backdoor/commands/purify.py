@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from ..config import ConfigParser, plugin_settings
 from ..errors import InputError
 from ..probing import PROBE_STEPS
-from .options import AttackOptions, DataOptions, TaskOptions, TuningOptions, clean_part, option, test_set
+from .options import (
+    ROW,
+    AttackOptions,
+    DataOptions,
+    TaskOptions,
+    TuningOptions,
+    clean_part,
+    numbered,
+    option,
+    test_set,
+    without_rows_of,
+)
 
 
 @dataclass
@@ -60,15 +71,19 @@ def main(argv: list[str]) -> None:
     data = options.load()
     clean = pick_split(data, options.clean_split, ("train",), "clean_split")
     columns = resolve_columns(clean.features, **options.columns())
-    whole = clean
-    rest, clean = clean_part(whole, options.clean_samples, args.seed, columns.label)
     suspect_data = None
     if options.suspect_split is not None:
         if not options.sequela:
             raise InputError("suspect_split", options.suspect_split, "serves to measure sequela; pass --sequela")
-        suspect_data = pick_split(data, options.suspect_split, (), "suspect_split")
-        if suspect_data is whole:  # what the suspect had before --clean_samples were taken
-            suspect_data = rest
+        known = numbered(data)
+        clean = pick_split(known, options.clean_split, ("train",), "clean_split")
+        suspect_data = pick_split(known, options.suspect_split, (), "suspect_split")
+    whole = clean
+    _, clean = clean_part(whole, options.clean_samples, args.seed, columns.label)
+    if suspect_data is not None:
+        if len(clean) < len(whole):
+            suspect_data = without_rows_of(clean, suspect_data)
+        clean, suspect_data = (part.remove_columns(ROW) for part in (clean, suspect_data))
     tests = options.load(options.test_dataset) if options.test_dataset else data
     test = test_set(tests, options.test_split, columns.label, required=options.test_dataset is not None)
     attack = options.poison_config(clean, columns.label, args.seed) if options.measures_attack else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
         self.config = ScheduleConfig(**config) if isinstance(config, dict) else config or ScheduleConfig()
         self.search = PeakSearch(**search) if isinstance(search, dict) else search or PeakSearch()
         self.task: Task | None = None  # told by BackdoorTrainer, for models whose loss is not their own
+        self.still: Sequence[torch.nn.Module] = ()  # told likewise: what it keeps in evaluation mode
         self.schedule: TriangularSchedule | None = None
         self.rates: dict[str, float] | None = None
         self.searched: dict[str, Any] | None = None
@@ -128,6 +130,7 @@ class SuperFineTuningCallback(TrainerCallback, ExportableState):
             args=args,
             budget_steps=state.max_steps,
             task=self.task,
+            still=self.still,
         )
         # All processes computed the same; rounding must not let them drift apart.
         (result,) = broadcast_object_list([result])

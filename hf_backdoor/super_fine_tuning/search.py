@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,7 @@ class PeakSearch:
         args: TrainingArguments,
         budget_steps: int,
         task: Task | None = None,
+        still: Sequence[torch.nn.Module] = (),
     ) -> SearchResult:
         """Searches; the model, the optimizer and all random generators are as before when it returns.
 
@@ -159,13 +160,14 @@ class PeakSearch:
             args: of the Trainer.
             budget_steps: optimizer steps of the training that follows.
             task (*optional*): gives loss and answers where the model itself does not.
+            still (*optional*): parts of the model that the Trainer keeps in evaluation mode.
 
         Raises:
             InputError: the training data cannot be indexed, or the model returns nothing to compare.
         """
         started = time.perf_counter()
         with _generators_kept():
-            probe = _Probe(self, model, optimizer, dataloader, args, budget_steps, task)
+            probe = _Probe(self, model, optimizer, dataloader, args, budget_steps, task, still)
             trace = self._climb(probe.largest_rate, probe, probe.affordable_peaks)
             probe.restore()
         peak_1, peak_2 = peak_at(self.kappa_1, trace), peak_at(self.kappa_2, trace)
@@ -234,9 +236,10 @@ class _Probe:
         args: Any,
         budget: int,
         task: Task | None,
+        still: Sequence[torch.nn.Module],
     ):
         self.model, self.args = model, args
-        self.task = task
+        self.task, self.still = task, still
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
         self.largest_rate = largest_rate(self.optimizer.param_groups)
         self.collate = dataloader.collate_fn
@@ -292,6 +295,8 @@ class _Probe:
         """Trains one triangle; a repeat sees the same batches for every peak."""
         self.restore()
         self.model.train()
+        for module in self.still:
+            module.eval()
         set_seed(self.args.seed + repeat)
         generator = np.random.default_rng((self.args.seed, repeat))
         for step in range(2 * self.ramp):

@@ -54,7 +54,8 @@ def rescale(model: torch.nn.Module, share: float) -> None:
 
     Args:
         model: a `PeftModel` with LoRA on linear layers or convolutions. A convolution's weight counts as a matrix of
-            `(out, in * height * width)`. An update that is zero stays zero.
+            `(out, in * height * width)`. An update that is zero stays zero, and one that is no
+            number stays as it is.
         share (`float`): above 0.
     """
     import torch
@@ -67,7 +68,10 @@ def rescale(model: torch.nn.Module, share: float) -> None:
             base = torch.linalg.matrix_norm(layer.get_base_layer().weight.flatten(1).float(), 2)
             for adapter in layer.active_adapters:
                 second = layer.lora_B[adapter].weight
-                strength = layer.scaling[adapter] * _norm_of_product(second, layer.lora_A[adapter].weight)
+                first = layer.lora_A[adapter].weight
+                if not (first.isfinite().all() and second.isfinite().all()):
+                    continue  # the training diverged, which is found out later
+                strength = layer.scaling[adapter] * _norm_of_product(second, first)
                 if strength > 0:
                     second *= (share * base / strength).clamp(min=1)
 
