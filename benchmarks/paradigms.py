@@ -255,7 +255,7 @@ NOT_DRAWN = ("benign", "benign-linear_probe", OWN_ADAPTER[0])
 
 
 def trained_weights(tuning: dict[str, int] | None) -> str:
-    """How many, and which part of all; nothing is known of a probe before a purification."""
+    """How many, and which part of all, where it is known."""
     if tuning is None:
         return ""
     trained, total = (tuning[name] for name in ("trainable_parameters", "parameters"))
@@ -266,6 +266,13 @@ def taken_over(row: dict[str, Any]) -> float:
     """Seconds of the search for words, where an earlier run had done it."""
     defense = row["defense"] or {}
     return defense["found_words"]["seconds"] if defense.get("words_from") else 0.0
+
+
+def started_from(row: dict[str, Any], probe: dict[str, Any] | None) -> dict[str, Any]:
+    """The row of the probe from which a method started, with the memory that a probe alone took, if there is one."""
+    cost = {"probe_seconds": row["cost"]["probe_seconds"]}
+    cost["peak_memory_bytes"] = probe["cost"]["peak_memory_bytes"] if probe else None
+    return row | {"measured": row["suspect"], "tuning": None, "cost": cost}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -279,13 +286,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["method"] == method]
         if moved and method in PROBED:
             # The probe alone was measured before the class was known to which triggered inputs go.
-            title = f"{title}, from which SFT starts"
-            own = [
-                row
-                | {"measured": row["suspect"], "tuning": None, "cost": {"probe_seconds": row["cost"]["probe_seconds"]}}
-                for row in rows
-                if row["method"] == PROBED[method]
-            ]
+            title, alone = f"{title}, from which SFT starts", {row["seed"]: row for row in own}
+            own = [started_from(row, alone.get(row["seed"])) for row in rows if row["method"] == PROBED[method]]
         if method == "benign" and not own:  # the benign model of another setting, before it was purified here
             own = [row | {"measured": row["suspect"]} for row in rows if row["method"] == "benign-sft"]
         if not own:
@@ -309,7 +311,12 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
 def elsewhere(rows: list[dict[str, Any]], folder: Path) -> None:
     """The picture of the three standalone tables, and the first table of docs/which_one.md."""
     drawn = {name: title for name, title in TITLES.items() if name not in NOT_DRAWN}
-    draw_methods(rows, PANELS, drawn, folder / "paradigms.png")
+    victims = {(row["setting"], row["seed"]): row["measured"] for row in rows if row["method"] == "undefended"}
+    drawn_rows = [  # what all weights are trained of is the victim after LoRA, and what that cost counts, too
+        row | {"suspect": victims[row["setting"], row["seed"]]} if row["method"] == THEN_FULL[0] else row
+        for row in rows
+    ]
+    draw_methods(drawn_rows, PANELS, drawn, folder / "paradigms.png")
     fill(folder / "which_one.md", {"summary": summary(rows)})
 
 

@@ -15,9 +15,15 @@ from hf_backdoor.cards.plots import save_figure
 LEFT, LOST = ("C3", "attack success rate"), ("C0", "points of clean accuracy lost")
 
 
-def _percents(rows: list[dict[str, Any]], method: str, measure: str) -> dict[int, float]:
-    """Of each seed."""
-    return {row["seed"]: 100 * row["measured"][measure] for row in rows if row["method"] == method}
+def _left(rows: list[dict[str, Any]]) -> list[float]:
+    """Attack success rates in percent."""
+    return [100 * row["measured"]["attack_success_rate"] for row in rows]
+
+
+def _lost(rows: list[dict[str, Any]]) -> list[float]:
+    """Clean accuracy against that of the model before, in points."""
+    name = "clean_accuracy"
+    return [100 * ((row["suspect"] or row["measured"])[name] - row["measured"][name]) for row in rows]
 
 
 def draw_methods(rows: list[dict[str, Any]], panels: dict[str, str], methods: dict[str, str], path: Path) -> None:
@@ -33,16 +39,15 @@ def draw_methods(rows: list[dict[str, Any]], panels: dict[str, str], methods: di
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (setting, title) in zip(axes, panels.items(), strict=True):
-        own = [row for row in rows if row["setting"] == setting]
-        benign = _percents(own, "benign", "attack_success_rate").values()
-        axis.axvline(mean(benign), color="grey", lw=1, ls=":", label="a benign model's rate")
+        of_method = {
+            method: [row for row in rows if (row["setting"], row["method"]) == (setting, method)]
+            for method in ("benign", *methods)
+        }
+        axis.axvline(mean(_left(of_method["benign"])), color="grey", lw=1, ls=":", label="a benign model's rate")
         for place, method in enumerate(methods):
-            left = _percents(own, method, "attack_success_rate").values()
-            before = _percents(own, "benign" if method.startswith("benign") else "undefended", "clean_accuracy")
-            after = _percents(own, method, "clean_accuracy")
-            lost = [before[seed] - accuracy for seed, accuracy in after.items()]
-            axis.scatter(lost, [place + 0.16] * len(lost), s=16, color=LOST[0], marker="|", zorder=2)
-            axis.scatter(left, [place - 0.1] * len(left), s=16, color=LEFT[0], zorder=3)
+            own = of_method[method]
+            axis.scatter(_lost(own), [place + 0.16] * len(own), s=16, color=LOST[0], marker="|", zorder=2)
+            axis.scatter(_left(own), [place - 0.1] * len(own), s=16, color=LEFT[0], zorder=3)
         axis.set(title=title, xlim=(-4, 103), xlabel="%")
         axis.grid(axis="y", alpha=0.3)
         axis.set_yticks(range(len(methods)), methods.values(), fontsize=8)

@@ -9,12 +9,13 @@ from cells import share
 
 PURIFY, NEW_HEAD = "`purify`", "`purify --new_head yes`"
 AS_USUAL = "fine-tune all weights, as usual"
+LORA, LORA_UNDER_HEAD = "`purify --peft lora`, r=16", "`purify --new_head yes --peft lora`, r=16"
 # The situation, what to do in it, and which setting and purification of docs/paradigms.md to look at.
 ADVICE = (
     ("an image classifier", PURIFY, "standalone_vit", "sft"),
     ("a CLIP-style pair of encoders", PURIFY, "standalone_clip", "sft"),
-    ("the same, both pretrained", "fine-tune first, then `purify`", "standalone_clip-pretrained", "sft"),
-    ("a text classifier, triggered by a word", "`purify --peft lora --peft_args r=16`", "standalone_text", "lora_16"),
+    ("the same, both pretrained", "`purify`, or fine-tune", "standalone_clip-pretrained", "sft"),
+    ("a text classifier, triggered by a word", LORA, "standalone_text", "lora_16"),
     ("the same, by a sentence", "take another model", "standalone_text-sentence", "sft"),
     ("the same, by syntax", "take another model", "standalone_text-syntactic", "sft"),
     ("an adapter on a trusted base", "`purify --defense fine_mixing`", "standalone_text-adapter", "fine_mixing"),
@@ -24,7 +25,7 @@ ADVICE = (
     ("the same, to labels and texts", NEW_HEAD, "transfer_text-pretrained", "sft"),
     ("an image encoder under your head", NEW_HEAD, "encoder_vit", "sft"),
     ("the image tower of a CLIP, likewise", NEW_HEAD, "encoder_clip", "sft"),
-    ("a text encoder, likewise", NEW_HEAD, "encoder_text", "sft"),
+    ("a text encoder, likewise", LORA_UNDER_HEAD, "encoder_text", "lora_16"),
 )
 
 
