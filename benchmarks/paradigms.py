@@ -44,7 +44,7 @@ PUBLIC = {
 FOLDERS = {
     "text_model": "MiniLM",
     "vision_model": "DINOv2-S",
-    "sst2": "SST-2 as parquet files",
+    "sst2": "SST-2 as parquet files, of three splits",
     "cifar10": "CIFAR-10",
     "ag_news": "AG News as parquet files",
 }
@@ -313,7 +313,7 @@ def elsewhere(rows: list[dict[str, Any]], folder: Path) -> None:
     drawn = {name: title for name, title in TITLES.items() if name not in NOT_DRAWN}
     victims = {(row["setting"], row["seed"]): row["measured"] for row in rows if row["method"] == "undefended"}
     drawn_rows = [  # what all weights are trained of is the victim after LoRA, and what that cost counts, too
-        row | {"suspect": victims[row["setting"], row["seed"]]} if row["method"] == THEN_FULL[0] else row
+        row | {"suspect": victims.get((row["setting"], row["seed"]))} if row["method"] == THEN_FULL[0] else row
         for row in rows
     ]
     draw_methods(drawn_rows, PANELS, drawn, folder / "paradigms.png")

@@ -43,7 +43,8 @@ def draw_methods(rows: list[dict[str, Any]], panels: dict[str, str], methods: di
             method: [row for row in rows if (row["setting"], row["method"]) == (setting, method)]
             for method in ("benign", *methods)
         }
-        axis.axvline(mean(_left(of_method["benign"])), color="grey", lw=1, ls=":", label="a benign model's rate")
+        if of_method["benign"]:
+            axis.axvline(mean(_left(of_method["benign"])), color="grey", lw=1, ls=":", label="a benign model's rate")
         for place, method in enumerate(methods):
             own = of_method[method]
             axis.scatter(_lost(own), [place + 0.16] * len(own), s=16, color=LOST[0], marker="|", zorder=2)

@@ -99,6 +99,17 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
         raise _explain(source, error) from error
 
 
+def without_autocast(model: Any) -> Any:
+    """A model whose forward pass is that of its class again, in place, after a Trainer has trained or evaluated it.
+
+    `Accelerator.prepare` wraps it in the precision of the training. `extract_model_from_parallel` unwraps more than
+    that, what transformers has put around it, too.
+    """
+    if vars(model).pop("_original_forward", None) is not None:
+        vars(model).pop("forward", None)
+    return model
+
+
 def commit_of(model: Any, revision: str | None = None) -> str | None:
     """The commit that a model on the Hub would be loaded from now; `None` for a folder, an object or what is not there.
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from accelerate.utils import extract_model_from_parallel
 
 from .cards import check_card
 from .cards.rendering import measures_table
@@ -23,7 +22,7 @@ from .defenses import Defense, load_defense
 from .errors import InputError
 from .hub.cards import terms_of
 from .measuring import example_rows, measure
-from .models import commit_of, label_maps
+from .models import commit_of, label_maps, without_autocast
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
 from .repairing import repair
@@ -239,7 +238,9 @@ def purify(
         raise InputError("processing_class", None, "is needed when the model is an object: its processor or tokenizer")
     task.check_model(suspect, names)
     task.adapt_model(suspect, processing_class)
-    scratch = tempfile.TemporaryDirectory(prefix="hf_backdoor_")  # goes with its object, after an error too
+    scratch = None
+    if output_dir is None and args is None:  # it goes with its object, after an error too
+        scratch = tempfile.TemporaryDirectory(prefix="hf_backdoor_", ignore_cleanup_errors=True)
     args = copy.copy(args) or default_arguments(defense, output_dir or scratch.name)
     if args.load_best_model_at_end:
         raise InputError(
@@ -295,7 +296,7 @@ def purify(
     trainer, defense, cost = done.trainer, done.defense, done.cost
     after = measure(trainer)
     # Without the precision of the training around its forward pass: as it is saved, and loaded again.
-    purified = extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False).eval()
+    purified = without_autocast(trainer.model).eval()
     both = {"before": suspect.to(purified.device), "after": purified}
     probe_seconds = probe_cost.seconds if new_head else 0
     if attack is not None and output_dir is not None and trainer.is_world_process_zero():
@@ -346,7 +347,8 @@ def purify(
             report.run()
             report.write(output_dir)
         push_run(trainer, output_dir)
-    scratch.cleanup()
+    if scratch is not None:
+        scratch.cleanup()
     return Purification(purified, results, output_dir, report)
 
 

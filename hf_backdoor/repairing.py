@@ -157,7 +157,12 @@ def _goes_on(trainer: BackdoorTrainer) -> bool:
 
 def _is_of_a_repair(checkpoint: Path) -> bool:
     state = checkpoint / TRAINER_STATE_NAME
-    return state.is_file() and GivenUp.__name__ in json.loads(state.read_text("utf-8")).get("stateful_callbacks", {})
+    try:
+        return GivenUp.__name__ in json.loads(state.read_text("utf-8")).get("stateful_callbacks", {})
+    except FileNotFoundError:
+        return False
+    except ValueError:  # it was being written when the run was stopped
+        return True
 
 
 def _checkpoints(trainer: BackdoorTrainer) -> set[Path]:

@@ -10,7 +10,6 @@ import pytest
 from conftest import make_vit
 from datasets import Dataset, DatasetDict
 
-from hf_backdoor import InputError
 from hf_backdoor.cli import COMMANDS, main
 from hf_backdoor.data import pick_split
 
@@ -115,8 +114,8 @@ def test_purify_needs_no_more_than_model_data_and_output(data, victim, tmp_path)
 
 def test_purify_takes_a_look_at_sequela(data, victim, tmp_path, capsys):
     arguments = ["--model", victim, "--dataset", data, "--output", tmp_path / "out", "--max_steps", 40, "--use_cpu"]
-    more = ["--sequela", "--clean_samples", 100, "--eval_strategy", "no", "--defense", "fine_tuning"]
-    assert run("purify", *arguments, *more, "--suspect_split", "train[:100%]") == 0
+    more = ["--sequela", "--clean_split", "train[:100]", "--eval_strategy", "no", "--defense", "fine_tuning"]
+    assert run("purify", *arguments, *more, "--suspect_split", "train") == 0
     assert "Accuracy under PGD" in capsys.readouterr().out
     stored = json.loads((tmp_path / "out" / "sequela.json").read_text())
     assert stored["samples"] == {"members": 200, "defense_members": 100, "non_members": 100}
@@ -124,15 +123,13 @@ def test_purify_takes_a_look_at_sequela(data, victim, tmp_path, capsys):
 
 
 def test_samples_of_the_repair_are_none_of_the_suspect_s_alone(images):
-    """Whatever parts of splits are named: those of --clean_samples are taken out of --suspect_split."""
+    """Whatever parts of splits are named: those of the repair are taken out of --suspect_split."""
     from hf_backdoor.commands.options import numbered, without_rows_of
 
     known = numbered(DatasetDict(train=images.select(range(300)), test=images.select(range(300, 400))))
     clean = pick_split(known, "train[:150]", (), "clean_split").select(range(100))
-    for suspect, members in (("train[:150]", 50), ("train", 200), ("train[:50%]+test", 150), ("train[100:]", 200)):
+    for suspect, members in (("train[:150]", 50), ("train", 200), ("train[:50%]+test", 150), ("train[:80]", 0)):
         assert len(without_rows_of(clean, pick_split(known, suspect, (), "suspect_split"))) == members
-    with pytest.raises(InputError, match="suspect_split=80: has no row but those of --clean_samples"):
-        without_rows_of(clean, pick_split(known, "train[:80]", (), "suspect_split"))
 
 
 def test_text(sentences, tiny_bert, tmp_path):
@@ -246,6 +243,13 @@ def purifying(*arguments):
         (("train", "--dataset", "DATA", "--architecture", "vit", "--architecture_args", "hiden_size=8"), "from hidden_size"),
         (purifying("--config", "LIST"), "invalid float value: '[1, 2]'"),
         (purifying("--model", "VICTIM", "--dataset", "TEN", "--sequela"), "sequela=True: is measured on a test set"),
+        (
+            purifying(
+                "--model", "VICTIM", "--dataset", "DATA", "--suspect_split", "train[50:52]", "--sequela",
+                "--clean_split", "train[:100]", "--clean_samples", "99",
+            ),
+            "suspect_split='train[50:52]': has no row but those of --clean_samples",
+        ),
         (purifying("--model", "VICTIM", "--dataset", "DATA", "--suspect_split", "train"), "pass --sequela"),
         (purifying("--model", "VICTIM", "--dataset", "DATA", "--clean_samples", "-5"), "clean_samples=-5: must be 1"),
     ],

@@ -300,6 +300,7 @@ def test_evaluate_refuses_at_once_what_would_fail_at_the_end(tmp_path, capsys):
 
 @pytest.mark.parametrize("broken", ["cut", "nonsense"])
 def test_an_image_that_cannot_be_read_is_named(broken, tmp_path, capsys, processor):
+    """By a repair that asks the suspect first, and by one that begins to train at once, in a worker."""
     from PIL import Image as Pictures
 
     folder = picture_folders(tmp_path / "pictures", ["ant", "bee"])
@@ -308,19 +309,18 @@ def test_an_image_that_cannot_be_read_is_named(broken, tmp_path, capsys, process
         for number in range(8):
             Pictures.fromarray(noise).save(folder / name / f"{number}.png")
     good = load_data(folder)["train"]
-    victim = make_vit(classes=("ant", "bee"))
-    victim.save_pretrained(tmp_path / "suspect")
+    make_vit(classes=("ant", "bee")).save_pretrained(tmp_path / "suspect")
     processor.save_pretrained(tmp_path / "suspect")
     whole = (folder / "bee" / "5.png").read_bytes()
     (folder / "bee" / "5.png").write_bytes(whole[:200] if broken == "cut" else b"no picture")
     command = ["purify", "--model", str(tmp_path / "suspect"), "--dataset", str(folder), "--max_steps", "4"]
     command += ["--per_device_train_batch_size", "4", "--use_cpu", "--output", str(tmp_path / "out")]
-    for clean in ("no", "labels"):  # with and without a suspect that is asked before
-        more = ["--defense_args", "distillation=false", "averaging=false"] if clean == "labels" else []
-        assert main([*command, *more]) == 2
-        said = capsys.readouterr().err
-        assert "image='row 13, " in said and "bee" in said and "5.png': cannot be read (" in said
-        assert not list((tmp_path / "out").glob("*"))
+    if broken == "cut":
+        command += ["--defense", "fine_tuning", "--dataloader_num_workers", "1"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "image='row 13, " in said and "bee" in said and "5.png': cannot be read (" in said
+    assert not list((tmp_path / "out").glob("*"))
     with pytest.raises(InputError, match=r"image='.*5\.png': cannot be read .*replace it, or leave it out"):
         poison(good, PoisonConfig(load_trigger("badnets", size=2), target_label=0, rate=0.5))
     assert len(poison(good, PoisonConfig(load_trigger("badnets", size=2), target_label=1, rate=0.5))) == 16
@@ -329,7 +329,12 @@ def test_an_image_that_cannot_be_read_is_named(broken, tmp_path, capsys, process
 def test_an_error_of_another_kind_stays_what_it_is(images):
     from hf_backdoor.data.unreadable import naming_unreadable_images
 
-    with pytest.raises(OSError, match="No space left"), naming_unreadable_images(images, None):
+    class Unread(Dataset):
+        def __getitem__(self, row):
+            raise AssertionError("no image is read again")
+
+    unread = Unread(images.data)
+    with pytest.raises(OSError, match="No space left"), naming_unreadable_images(unread, None):
         raise OSError(28, "No space left on device")
 
 
@@ -346,8 +351,11 @@ def test_a_part_of_a_split_is_named_as_in_datasets(sentences, tmp_path):
         ours, theirs = pick_split(data, split, (), "split"), load_dataset(str(tmp_path), split=split)
         assert ours.to_list() == theirs.to_list() and ours.split == theirs.split
         assert names_of_test_set(ours, "here")["test_split"] == split
-    for wrong in ("dev", "test[", "dev[:3]", "test[:x]"):
-        with pytest.raises(InputError, match=r"test_split='.*': no such split; .* train, test, .*train\[:1000\]"):
+    assert pick_split(data, "test[:2] + train[:1]", (), "split").to_list() == [*sentences.select([0, 1, 0])]
+    for wrong in ("dev", "test[", "dev[:3]", "test[:x]", "test[:150%]"):
+        with pytest.raises(
+            InputError, match=r"test_split='.*': no such split \(.*\); .* train, test, .*train\[:1000\]"
+        ):
             pick_split(data, wrong, (), "test_split")
     with pytest.raises(InputError, match="has no row"):
         pick_split(data, "test[50:]", (), "test_split")

@@ -21,6 +21,7 @@ from hf_backdoor.data.sources import keep_classes
 from hf_backdoor.defenses.super_fine_tuning import SuperFineTuning
 from hf_backdoor.probing import fit_head
 from hf_backdoor.purification import default_arguments
+from hf_backdoor.results import write_json
 from hf_backdoor.super_fine_tuning.search import PeakSearch
 from hf_backdoor.tasks import task_named
 from hf_backdoor.tuning import load_tuning
@@ -653,14 +654,15 @@ class RecklessAndWatched(Reckless):
         return [*super().callbacks(), Looks(), *([KillAt(15)] if not Looks.seen else [])]
 
 
-def test_a_resumed_repair_that_is_given_up_leaves_no_checkpoint_either(images, processor, tmp_path):
+def test_a_resumed_repair_that_is_given_up_leaves_no_checkpoint_either(images, processor, tmp_path, monkeypatch):
     victim = purify(
         make_vit(), images, defense="fine_tuning", processing_class=processor,
         args=quick(tmp_path, "fine_tuning", max_steps=60, learning_rate=5e-3),
     ).model  # fmt: skip
     defense, out = RecklessAndWatched(distillation=False, averaging=False), tmp_path / "run"
-    other = out / "checkpoint-99"
-    other.mkdir(parents=True)
+    other = out / "checkpoint-5"
+    write_json(other / "trainer_state.json", {"stateful_callbacks": {"TrainerControl": {}}})
+    monkeypatch.setattr(Looks, "seen", [])
     settings = {"learning_rate": 10.0, "save_strategy": "steps", "save_steps": 10}
     given = {"defense": defense, "processing_class": processor, "output_dir": out, "overwrite": True}
     Alone.optimizers.clear()

@@ -81,8 +81,13 @@ def main(argv: list[str]) -> None:
     whole = clean
     _, clean = clean_part(whole, options.clean_samples, args.seed, columns.label)
     if suspect_data is not None:
-        if len(clean) < len(whole):
-            suspect_data = without_rows_of(clean, suspect_data)
+        alone = without_rows_of(clean, suspect_data)
+        if len(alone):
+            suspect_data = alone
+        elif len(clean) < len(whole):
+            raise InputError(
+                "suspect_split", options.suspect_split, "has no row but those of --clean_samples; name another part"
+            )
         clean, suspect_data = (part.remove_columns(ROW) for part in (clean, suspect_data))
     tests = options.load(options.test_dataset) if options.test_dataset else data
     test = test_set(tests, options.test_split, columns.label, required=options.test_dataset is not None)

@@ -29,7 +29,7 @@ class TrainOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
     )
     train_split: str | None = option(None, "Split to train on, or a part, e.g. train[:1000]; the default is train.")
     held_out: int = option(
-        0, "Leave this many of its samples out: those that `purify --clean_samples` takes with the same seed."
+        0, "Leave so many of them out: those that `purify --clean_samples` takes of that split with the same seed."
     )
     test_split: str | None = option(
         None, "Split to measure on, or a part, e.g. test[:1000]; the default is test or validation."

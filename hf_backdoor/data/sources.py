@@ -115,16 +115,17 @@ def _part(data: DatasetDict, split: str, field: str) -> Dataset:
     from datasets import NamedSplit, ReadInstruction, concatenate_datasets
 
     try:
-        parts = ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in data.items()})
+        instruction = ReadInstruction.from_spec(split)
+        parts = instruction.to_absolute({name: len(part) for name, part in data.items()})
+        rows = [data[part.splitname].select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
+        if rows:
+            return concatenate_datasets(rows, split=NamedSplit(instruction.to_spec()))
     except (AssertionError, ValueError) as error:
-        example = f"{next(iter(data))}[:1000]"
         raise InputError(
-            field, split, f"no such split; the data set has {', '.join(data)}, and parts of them are written {example}"
+            field, split, f"no such split ({error}); the data set has {', '.join(data)}, and a part of one is written "
+            f"{next(iter(data))}[:1000]"
         ) from error  # fmt: skip
-    rows = [data[part.splitname].select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
-    if not rows:
-        raise InputError(field, split, "has no row; give less to begin with, or a later end")
-    return concatenate_datasets(rows, split=NamedSplit(split))
+    raise InputError(field, split, "has no row; begin earlier, or end later")
 
 
 def _in_order(names: Collection[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,7 @@ from ..errors import InputError
 
 # What Pillow raises, of a PNG with a broken part a SyntaxError. A full disk is an OSError as well.
 UNREADABLE = (OSError, SyntaxError, DecompressionBombError)
+READS_IMAGES = re.compile(r"[/\\]PIL[/\\]|[/\\]datasets[/\\]features[/\\]image\.py")
 
 
 def unreadable_image(where: str, error: Exception) -> InputError:
@@ -23,7 +26,7 @@ def unreadable_image(where: str, error: Exception) -> InputError:
 
 @contextmanager
 def naming_unreadable_images(*data: Any) -> Iterator[None]:
-    """Where reading an image fails inside, finds the first such row.
+    """Where reading an image fails inside, finds the first such row, which takes reading the images before it again.
 
     Args:
         *data: data sets that are read inside. What is no `Dataset`, or has no images, is left out.
@@ -34,16 +37,25 @@ def naming_unreadable_images(*data: Any) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        for one in data:
-            if isinstance(one, Dataset):
+        if _is_of_an_image(error):
+            for one in data:
                 _look_for_broken_images(one)
-        raise error  # it was something else
+        raise
 
 
-def _look_for_broken_images(data: Dataset) -> None:
-    columns = [name for name, feature in data.features.items() if isinstance(feature, Image) and feature.decode]
+def _is_of_an_image(error: BaseException) -> bool:
+    """Whether it was raised while an image was read, here or in a worker, whose traceback is in the text."""
+    files = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return any(READS_IMAGES.search(place) for place in (*files, str(error)))
+
+
+def _look_for_broken_images(data: Any) -> None:
+    features = data.features if isinstance(data, Dataset) else {}
+    columns = [name for name, feature in features.items() if isinstance(feature, Image) and feature.decode]
+    if not columns:
+        return
     data = data.with_format(None).select_columns(columns)
-    for row in range(len(data) if columns else 0):
+    for row in range(len(data)):
         try:
             data[row]
         except UNREADABLE as error:

@@ -170,7 +170,11 @@ class ImageModality(Modality):
         contents, names = files.to_pylist(), paths.to_pylist()
         for position, content in enumerate(contents):
             if content is None and names[position] is not None:
-                contents[position], names[position] = Path(names[position]).read_bytes(), Path(names[position]).name
+                path = Path(names[position])
+                try:
+                    contents[position], names[position] = path.read_bytes(), path.name
+                except OSError as error:
+                    raise unreadable_image(str(path), error) from error
         decode = datasets_decoder(feature.mode)
         for mask, function in changes:
             for positions, arrays in _decoded(stored, np.flatnonzero(mask), index, decode):

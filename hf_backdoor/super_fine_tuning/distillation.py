@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from ..errors import InputError
+from ..models import without_autocast
 from ..trainer import BackdoorTrainer
 from .perturbations import UniversalPerturbations
 from .stray_words import StrayWords
@@ -147,8 +147,7 @@ class SelfDistillationTrainer(BackdoorTrainer):
             suspect = copy.deepcopy(self.accelerator.unwrap_model(self.model))
             # An evaluation before has wrapped its forward pass in the precision of the training: with it or without,
             # the answers are the same.
-            suspect = extract_model_from_parallel(suspect, keep_fp32_wrapper=False)
-            self.suspect = suspect.eval().requires_grad_(False)
+            self.suspect = without_autocast(suspect).eval().requires_grad_(False)
             with torch.random.fork_rng():
                 self._ask_once()
         return super().train(*args, **kwargs)

@@ -214,10 +214,10 @@ class ZeroShotImageClassification(ImageClassification):
     def _embed(self, model: PreTrainedModel, texts: list[str]) -> torch.Tensor:
         was_training = model.training
         model.eval()
-        parts = []
+        parts, longest = [], longest_text(self._tokenizer, model)
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = texts[start : start + TEXTS_AT_ONCE]
-            tokens = tokenize(self._tokenizer, some, longest_text(self._tokenizer, model))
+            tokens = tokenize(self._tokenizer, some, longest)
             parts.append(_normalised(model.get_text_features(**tokens.to(model.device))))
         model.train(was_training)
         return torch.cat(parts)

@@ -54,8 +54,7 @@ def rescale(model: torch.nn.Module, share: float) -> None:
 
     Args:
         model: a `PeftModel` with LoRA on linear layers or convolutions. A convolution's weight counts as a matrix of
-            `(out, in * height * width)`. An update that is zero stays zero, and one that is no
-            number stays as it is.
+            `(out, in * height * width)`. An update that is zero stays zero, and one that is no number what it is.
         share (`float`): above 0.
     """
     import torch
@@ -68,17 +67,18 @@ def rescale(model: torch.nn.Module, share: float) -> None:
             base = torch.linalg.matrix_norm(layer.get_base_layer().weight.flatten(1).float(), 2)
             for adapter in layer.active_adapters:
                 second = layer.lora_B[adapter].weight
-                first = layer.lora_A[adapter].weight
-                if not (first.isfinite().all() and second.isfinite().all()):
-                    continue  # the training diverged, which is found out later
-                strength = layer.scaling[adapter] * _norm_of_product(second, first)
+                strength = layer.scaling[adapter] * _norm_of_product(second, layer.lora_A[adapter].weight)
                 if strength > 0:
                     second *= (share * base / strength).clamp(min=1)
 
 
 def _norm_of_product(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-    """Largest singular value of `B A`, of a small matrix instead: the product of the triangles of both QRs."""
+    """Largest singular value of `B A`, of a small matrix instead: the product of the triangles of both QRs.
+
+    NaN after a training that diverged, which is found out later; the decomposition would raise an error.
+    """
     import torch
 
     triangles = [torch.linalg.qr(matrix.float(), mode="r").R for matrix in (second.flatten(1), first.flatten(1).T)]
-    return torch.linalg.matrix_norm(triangles[0] @ triangles[1].T, 2)
+    product = triangles[0] @ triangles[1].T
+    return torch.linalg.matrix_norm(product, 2) if product.isfinite().all() else product.new_tensor(torch.nan)
