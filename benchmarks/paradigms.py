@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from cells import Benchmark, Run, fill, replaced, share
 from pictures import draw_methods
-from summaries import summary
+from summaries import is_move, summary
 
 from hf_backdoor.metrics import METRICS
 
@@ -281,7 +281,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     heads = [SHORT[name] for name in names]
     lines = [f"| method | seeds | {' | '.join(heads)} | seconds | peak memory | trained weights |"]
     lines.append("|---" * (5 + len(heads)) + "|")
-    moved = rows[0]["setting"].startswith(("transfer", "encoder"))
+    moved = is_move(rows[0]["setting"])
     for method, title in TITLES.items():
         own = [row for row in rows if row["method"] == method]
         if moved and method in PROBED:
@@ -312,7 +312,7 @@ def elsewhere(rows: list[dict[str, Any]], folder: Path) -> None:
     """The picture of the three standalone tables, and the first table of docs/which_one.md."""
     drawn = {name: title for name, title in TITLES.items() if name not in NOT_DRAWN}
     victims = {(row["setting"], row["seed"]): row["measured"] for row in rows if row["method"] == "undefended"}
-    drawn_rows = [  # what all weights are trained of is the victim after LoRA, and what that cost counts, too
+    drawn_rows = [  # the suspect of the second stage is the model after LoRA; what LoRA has cost counts, too
         row | {"suspect": victims.get((row["setting"], row["seed"]))} if row["method"] == THEN_FULL[0] else row
         for row in rows
     ]

@@ -29,6 +29,11 @@ ADVICE = (
 )
 
 
+def is_move(setting: str) -> bool:
+    """Whether the model goes to other labels, and a linear probe comes first."""
+    return setting.startswith(("transfer", "encoder"))
+
+
 def _both(measured: list[dict[str, Any]]) -> str:
     """Attack success rate and clean accuracy in percent, with their spread."""
     names = ("attack_success_rate", "clean_accuracy") if measured else ()
@@ -46,8 +51,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
         if not of(method):
             continue
-        moved = setting.startswith(("transfer", "encoder"))
-        before = [row["suspect"] for row in own if row["method"] == "sft"] if moved else of("undefended")
+        before = [row["suspect"] for row in own if row["method"] == "sft"] if is_move(setting) else of("undefended")
         states = [before, of("fine_tuning"), of(method), of("benign-sft")]
         lines.append(f"| {' | '.join([situation, *map(_both, states), str(len(of(method))), advice])} |")
     return "\n".join(lines)
