@@ -44,6 +44,7 @@ class Task(ABC):
             the model.
         smallest_batch (`int`): how many samples a training batch needs.
         more_measures (`tuple` of `str`): what [`~Task.measures`] may say of a clean set.
+        processor: what reads the inputs, known after [`~Task.prepare`].
     """
 
     modality: ClassVar[str]
@@ -57,6 +58,7 @@ class Task(ABC):
     own_loss: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1
     more_measures: ClassVar[tuple[str, ...]] = ()
+    processor: Any = None
 
     def load_model(self, source: str, **kwargs: Any) -> PreTrainedModel:
         """A model that is ready for use; see [`~hf_backdoor.models.load_pretrained`].
