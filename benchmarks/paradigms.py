@@ -78,7 +78,8 @@ THEN_FULL = ("lora_then_full", "SFT, LoRA r=16 merged, then all weights")
 MIXING = ("fine_mixing", "Fine-mixing with the public base")
 OWN_ADAPTER = ("same_adapter", "SFT of the victim's own adapter")
 FEW = ("linear_probe", "fine_tuning", "sft", "sft_labels", "lora_16")
-MOVES = ("transfer_vit", "transfer_clip", "encoder_vit", "encoder_clip", "transfer_text", "encoder_text")
+MOVES = ("transfer_vit", "transfer_clip", "encoder_vit", "encoder_clip")
+MOVES_OF_TEXT = ("transfer_text", "encoder_text")  # dearer, and therefore of one seed
 PRETRAINED = ("standalone_clip-pretrained", "transfer_text-pretrained")
 ADAPTER = {"peft": "lora", "peft_args": {"r": 16}, "learning_rate": 1e-3}  # a victim that is one
 TRIGGERS = {"sentence": "add_sentence", "syntactic": "syntactic"}  # of text, beside the recipe's rare word
@@ -218,12 +219,13 @@ def planned(options: argparse.Namespace) -> list[Run]:
             (Setting("standalone_vit", seed, options), everything),
             (Setting("standalone_clip", seed, options), everything),
             (text, (*everything, MIXING[0])),
+            *((Setting(place, seed, options), FEW) for place in MOVES),
         ]
         if seed == SEEDS[0]:
             for variant, attack in TRIGGERS.items():
                 setting = Setting(f"standalone_text-{variant}", seed, options, {"attack": attack}, benign=text.benign)
                 settings.append((setting, ("fine_tuning", "sft", MIXING[0])))
-            settings += [(Setting(place, seed, options), FEW) for place in MOVES]
+            settings += [(Setting(place, seed, options), FEW) for place in MOVES_OF_TEXT]
             settings += [(Setting(place, seed, options), FEW) for place in PRETRAINED]
             captions = Setting("standalone_clip-captions", seed, options)
             settings.append((captions, ("fine_tuning", "sft", "sft_labels", "lora_16")))
