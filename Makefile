@@ -11,8 +11,8 @@ ARGS ?=
 demo: $(VENV)/installed  ## poison, train, purify, measure, write the card; ARGS=--full measures more
 	$(BIN)/hf-backdoor demo --overwrite --attack $(ATTACK) --seed $(SEED) $(ARGS)
 
-test: $(VENV)/installed-test  ## all tests
-	$(BIN)/python -m pytest -q
+test: $(VENV)/installed-test  ## all tests, two at a time
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 dev: $(VENV)/installed-test
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
