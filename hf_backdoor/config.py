@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from .errors import InputError
 from .plugins import Typed, as_yaml
@@ -23,6 +24,12 @@ def _places_in_help(types: list[type]) -> dict[str, int]:
             for name in declaring.__dict__.get("__annotations__", {}):
                 places.setdefault(name, distance)
     return places
+
+
+class _Untyped(yaml.SafeLoader):
+    """Scalars as the text that they are written as, so that a flag's own type decides: `no` can be a word."""
+
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # of merged mappings
 
 
 class ConfigParser(HfArgumentParser):
@@ -93,20 +100,41 @@ class ConfigParser(HfArgumentParser):
         if path is None:
             return {}
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+            text = Path(path).read_text(encoding="utf-8")
+            content, untyped = yaml.safe_load(text), yaml.load(text, Loader=_Untyped)
+        except (OSError, yaml.YAMLError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError("config", path, f"is not a readable YAML file ({reason})") from error
         if not isinstance(content, dict):
             raise InputError("config", path, "must hold a mapping of settings")
-        types = {action.dest: action.type for action in self._actions}
-        for key, value in content.items():
-            if key not in types:
+        flags = {flag.lstrip("-"): one for one in self._actions for flag in one.option_strings if one.nargs != 0}
+        settings = {}
+        for key, as_typed in untyped.items():
+            if key not in flags:
                 raise InputError("config", path, f"has the unknown setting {key!r}; --help lists them all")
-            if types[key] in (int, float) and value is not None:
-                # A number as text, as PyYAML reads 3e-4: argparse converts a default that is text as it would a flag.
-                content[key] = str(value)
-        return content
+            settings[flags[key].dest] = self._as_flag(flags[key], content[key], as_typed)
+        return settings
+
+    def _as_flag(self, action: argparse.Action, value: Any, as_typed: Any) -> Any:
+        """A value of the file as a flag would give it; argparse converts a default that is text as it would a flag.
+
+        Args:
+            action: of the flag.
+            value: with YAML's types, which mappings keep.
+            as_typed: the same with all scalars as text.
+        """
+        if value is None:
+            return None
+        if action.type in (int, float, string_to_bool):
+            return str(value)  # `on` and 0x10 are YAML's, and 3e-4, a text to PyYAML, is argparse's
+        if isinstance(value, dict) or (isinstance(value, list) and action.nargs != "+"):
+            return value
+        if action.nargs != "+":
+            return as_typed
+        try:
+            return [self._get_value(action, one) for one in (as_typed if isinstance(value, list) else [as_typed])]
+        except argparse.ArgumentError as error:
+            self.error(str(error))
 
     def error(self, message: str) -> None:
         raise InputError("command line", self.prog, f"{message} (see {self.prog} --help)")

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_backdoor.cli import COMMANDS, main
 from hf_backdoor.data import pick_split
+from hf_backdoor.errors import InputError
 
 
 VIT = (
@@ -160,6 +161,45 @@ def test_config_file_with_flags_over_it(data, tmp_path):
     results = json.loads((tmp_path / "poisoned" / "results.json").read_text())
     assert results["attack"]["trigger"]["size"] == 2 and results["attack"]["seed"] == 4
     assert results["attack"]["rate"] == 0.2 and results["poisoned"]["train"] == 60
+
+
+def test_a_config_file_means_what_the_flags_of_the_same_words_mean(tmp_path):
+    from hf_backdoor.commands.purify import PurifyOptions
+    from hf_backdoor.commands.training_options import TrainerOptions
+    from hf_backdoor.config import ConfigParser
+
+    def parsed(*arguments):
+        return ConfigParser([PurifyOptions, TrainerOptions], "purify", "").parse(["--use_cpu", *arguments])
+
+    file, folder = tmp_path / "purify.yaml", str(tmp_path / "out")
+    flags = (
+        "--model 2024 --target_label 3 --attack_args size=2 --also|blended rate=0.05 --classes|north west "
+        "--overwrite yes --sequela no --probe_steps 7 --eval_strategy no --save_strategy no --report_to none "
+        "--learning_rate 3e-4 --seed 5 --disable_tqdm true --debug underflow_overflow"
+    )
+    lines, given = [f"output: {folder}"], ["--output", folder]
+    for flag in flags.split(" --"):
+        name, value = flag.removeprefix("--").split("|" if "|" in flag else " ", 1)
+        lines.append(f"{name}: {value}")
+        given += [f"--{name}", value]
+    file.write_text("\n".join(lines))
+    (in_file, args), (by_flags, args_by_flags) = parsed("--config", str(file)), parsed(*given)
+    assert in_file == by_flags
+    assert {**args.to_dict(), "logging_dir": None} == {**args_by_flags.to_dict(), "logging_dir": None}
+
+    file.write_text(
+        f"output_dir: {folder}\nclasses: [no, 7]\nbf16: off\nuse_cpu: on\nattack: null\nlr_scheduler_kwargs: {{a: 1}}\n"
+        "defense_args: {distillation: no, cycles: 2, peak: 1.5, name: x}\nattack_args:\n"
+    )
+    in_file, args = parsed("--config", str(file))
+    assert in_file.classes == ["no", "7"] and in_file.attack is None and not in_file.attack_args
+    assert in_file.defense_args == {"distillation": False, "cycles": 2, "peak": 1.5, "name": "x"}
+    assert args.bf16 is False and args.use_cpu is True and args.lr_scheduler_kwargs == {"a": 1}
+
+    for line, message in {"debug: x": "invalid DebugOption value: 'x'", "rate: {a: 1}": "invalid float value"}.items():
+        file.write_text(f"output: {folder}\n{line}\n")
+        with pytest.raises(InputError, match=message):
+            parsed("--config", str(file))
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
