@@ -482,3 +482,39 @@ def test_a_kind_of_adapter_that_cannot_save_a_head_is_refused():
 
     with pytest.raises(InputError, match="peft_config='TrainableTokensConfig': has no room for a head"):
         load_tuning(TrainableTokensConfig(token_indices=[1])).apply(make_vit())
+
+
+def test_a_peft_config_is_called_by_its_kind_and_anything_else_is_refused():
+    from peft import LoraConfig
+
+    with pytest.raises(InputError, match="peft='lora': does not fit a ViTForImageClassification"):
+        load_tuning(LoraConfig(target_modules=["nowhere"])).apply(make_vit())
+    for wrong in ({"r": 2}, LoraConfig, 8):
+        with pytest.raises(InputError, match="^peft_config=.* is no name, PeftConfig or Tuning"):
+            load_tuning(wrong)
+
+
+def test_kinds_that_the_auto_classes_refuse_are_merged(tmp_path):
+    """Each kind whose layers share weights; the folder is read as users read it."""
+    from peft import IA3Config, LoraConfig, VBLoRAConfig, VeraConfig
+
+    targets, pixels = {"target_modules": ["q_proj"]}, torch.rand(2, 3, 12, 12)
+    kinds = [
+        (VeraConfig(r=2, **targets), True),
+        (VBLoRAConfig(r=2, num_vectors=8, vector_length=8, topk=2, **targets), True),
+        (LoraConfig(r=2, use_dora=True, **targets), True),
+        (LoraConfig(r=2, **targets), False),
+        (IA3Config(feedforward_modules=[], **targets), False),
+    ]
+    for number, (config, merges) in enumerate(kinds):
+        folder = tmp_path / str(number)
+        make_vit().save_pretrained(tmp_path / "base")
+        base = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "base")
+        tuning = load_tuning(config)
+        model = disturb(tuning.apply(base), size=0.05).eval()
+        told = model(pixels).logits
+        saved = tuning.finish(model, base_is_stored=True)
+        assert is_adapter(saved) != merges
+        saved.save_pretrained(folder)
+        read = transformers.AutoModelForImageClassification.from_pretrained(folder)
+        assert torch.allclose(read.eval()(pixels).logits, told, atol=1e-5), tuning.name

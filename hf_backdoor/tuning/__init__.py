@@ -232,6 +232,10 @@ class GivenConfig(Adapter):
 
     config: Any = None
 
+    @property
+    def name(self) -> str:
+        return self.config.peft_type.value.lower()
+
     def peft_config(self, model: torch.nn.Module) -> PeftConfig:
         from ..architectures import modules_to_save
 
@@ -250,7 +254,7 @@ class GivenConfig(Adapter):
         import json
 
         # Sets and enumerations become what JSON knows, as PEFT itself stores them.
-        return {"name": self.config.peft_type.value.lower(), "merge": self.merge} | {
+        return {"name": self.name, "merge": self.merge} | {
             "config": json.loads(json.dumps(self.config.to_dict(), default=lambda value: sorted(map(str, value))))
         }
 
@@ -291,15 +295,29 @@ def tuning_names() -> list[str]:
     return plugins.names(__name__)
 
 
+def _missed_by_auto_classes(config: PeftConfig) -> bool:
+    """Whether the Auto classes of transformers do not load such an adapter, or without a part of it, as for DoRA."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    # What the layers of VeRA and others share is no part of a layer, and inject_adapter_in_model refuses it.
+    shared = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type), "uses_shared_state", False)
+    return shared or getattr(config, "use_dora", False)
+
+
 def load_tuning(tuning: Tuning | PeftConfig | str | None, **settings: Any) -> Tuning:
     """Makes a tuning from its name and settings, or from a `PeftConfig`; all weights when `None`.
 
+    An adapter that the Auto classes would miss is merged.
+
     Raises:
-        InputError: unknown name or setting.
+        InputError: unknown name or setting, or something else than a name, a tuning or a configuration.
     """
     if isinstance(tuning, Tuning):
         return tuning
     if tuning is None or isinstance(tuning, str):
         return plugins.build(plugins.find(__name__, tuning or "full", Tuning, "peft"), settings, "peft_args")
-    # What the Auto classes do not read of DoRA, see there, is better merged.
-    return GivenConfig(config=tuning, merge=getattr(tuning, "use_dora", False))
+    from peft import PeftConfig
+
+    if not isinstance(tuning, PeftConfig):
+        raise InputError("peft_config", tuning, "is no name, PeftConfig or Tuning; make one, as by LoraConfig(r=8)")
+    return GivenConfig(config=tuning, merge=_missed_by_auto_classes(tuning))
