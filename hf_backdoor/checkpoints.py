@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,22 @@ def found_checkpoint(given: str | bool, output_dir: str) -> str:
         choice = f"name one of {', '.join(map(str, whole))}, or last" if whole else f"{output_dir} has none: start anew"
         raise InputError("resume_from_checkpoint", given, f"is no checkpoint, or was not written whole; {choice}")
     return str(given)
+
+
+def goes_on(resume: str | bool | None, folder: str | Path) -> bool:
+    """Whether a run is resumed in the folder where it began.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    return bool(resume) and Path(found_checkpoint(resume, str(folder))).resolve().parent == Path(folder).resolve()
+
+
+def remove_checkpoints(folder: str | Path) -> None:
+    """Takes away what an overwritten run has left, for its successor would be resumed from that."""
+    for path in Path(folder).glob(checkpoint_name("*")):
+        if (path / TRAINER_STATE_NAME).is_file():
+            shutil.rmtree(path)
 
 
 def state_file(checkpoint: str | Path, name: str) -> Path:

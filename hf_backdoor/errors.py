@@ -15,3 +15,7 @@ class InputError(ValueError):
     def __init__(self, field: str, value: object, mend: str):
         self.field, self.value, self.mend = field, value, mend
         super().__init__(f"{field}={value!r}: {mend}")
+
+    def __reduce__(self) -> tuple:
+        # Processes of `datasets.map` hand errors over as pickles, and wait for ever where one cannot be read.
+        return type(self), (self.field, self.value, self.mend)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# The last three are what the files of a stranger can make of PEFT.
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, re.error)
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
 
@@ -90,7 +88,7 @@ def load_pretrained(auto_class: str, source: str, *, allow_pickle: bool = False,
         return model
     except InputError:
         raise
-    except LOADING_ERRORS as error:
+    except Exception as error:  # a stranger's files make all kinds, and those of tokenizers have no class of their own
         if not is_model and (adapter := find_adapter(source, kwargs.pop("revision", None))):
             # It has no processor of its own.
             return load_pretrained(auto_class, base_of(adapter, source), revision=base_revision(adapter), **kwargs)

@@ -14,7 +14,7 @@ import numpy as np
 
 from .cards import check_card
 from .cards.rendering import measures_table
-from .checkpoints import checkpoint_name
+from .checkpoints import checkpoint_name, goes_on, remove_checkpoints
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
 from .data.flags import POISONED, is_flagged
 from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_class_labels
@@ -74,6 +74,8 @@ def check_output(output_dir: str | Path, *, overwrite: bool, resuming: bool = Fa
         InputError: it has content, and it is to be neither overwritten nor resumed.
     """
     path = Path(output_dir)
+    if in_the_way := next(filter(Path.is_file, path.parents), None):
+        raise InputError("output", str(path), f"cannot be made, for {in_the_way} is a file; choose another folder")
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (overwrite or resuming)):
         begun = any(path.glob(checkpoint_name("*")))
         more = ", or go on with the run that stopped there by --resume_from_checkpoint last" if begun else ""
@@ -166,7 +168,8 @@ def purify(
         task ([`~hf_backdoor.tasks.Task`] or `str`, *optional*): what the model is for, e.g.
             `"zero-shot-image-classification"`; by the kind of data when not given.
         processing_class (*optional*): image processor or tokenizer; loaded with the model if that is a `str`.
-        args (`TrainingArguments`, *optional*): replaces the defence's defaults as a whole.
+        args (`TrainingArguments`, *optional*): replaces the defence's defaults as a whole. With `push_to_hub`, what
+            the repair ended with is pushed, privately unless told otherwise, and nothing before it was measured.
         test_dataset (`Dataset`, *optional*): labelled data for the clean accuracy before and after. Classes with
             names get the numbers that they have in `clean_dataset`.
         attack ([`~hf_backdoor.poisoning.PoisonConfig`], *optional*): a known trigger, to measure ASR and RA on
@@ -200,7 +203,7 @@ def purify(
     defense = defense.for_suspect(new_head=new_head)
     defense.described()  # what it lacks is said before the training
     if output_dir is not None:
-        resuming = args is not None and args.resume_from_checkpoint is not None
+        resuming = args is not None and goes_on(args.resume_from_checkpoint, output_dir)
         output_dir = check_output(output_dir, overwrite=overwrite, resuming=resuming)
         check_card(output_dir)
     if attack is not None and test_dataset is None:
@@ -209,6 +212,8 @@ def purify(
         raise InputError("sequela", sequela, "is measured on a test set; give test_dataset (--test_dataset)")
     if sequela and output_dir is None:
         raise InputError("sequela", sequela, "is written beside the model; give output_dir")
+    if output_dir is None and args is not None and args.push_to_hub:
+        raise InputError("push_to_hub", True, "pushes the folder of the run; give output_dir")
     clean, columns = _load_clean(clean_dataset, input_column, label_column)
     task = task_for(columns, task)
     names = task.label_names(clean, columns)
@@ -242,6 +247,8 @@ def purify(
     if output_dir is None and args is None:  # it goes with its object, after an error too
         scratch = tempfile.TemporaryDirectory(prefix="hf_backdoor_", ignore_cleanup_errors=True)
     args = copy.copy(args) or default_arguments(defense, output_dir or scratch.name)
+    # By the Trainer, checkpoints that nobody has measured would go there first.
+    pushes, args.push_to_hub = args.push_to_hub, False
     if args.load_best_model_at_end:
         raise InputError(
             "load_best_model_at_end", True, "would choose by the test set, which only measures; leave it out"
@@ -292,6 +299,8 @@ def purify(
         return SequelaReport(suspect, repaired, evidence=evidence, measures=measures, quick=sequela is True)
 
     report = report_on(suspect) if sequela else None  # what cannot be measured is refused before the training
+    if output_dir is not None and not resuming and args.process_index == 0:
+        remove_checkpoints(output_dir)
     done = repair(suspect, defense, trainer_for, tuning, base_is_stored=base_is_stored)
     trainer, defense, cost = done.trainer, done.defense, done.cost
     after = measure(trainer)
@@ -346,7 +355,8 @@ def purify(
             report = report_on(purified)
             report.run()
             report.write(output_dir)
-        push_run(trainer, output_dir)
+        if pushes:
+            push_run(trainer, output_dir)
     if scratch is not None:
         scratch.cleanup()
     return Purification(purified, results, output_dir, report)

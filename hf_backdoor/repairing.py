@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoints import found_checkpoint
+from .checkpoints import goes_on
 from .measuring import measure, share_right
 from .results import as_json
 from .runs import Cost, check_finite, train_tuned
@@ -110,7 +110,7 @@ def repair(
     trainer = trainer_for(defense)
     trainer.add_callback(GivenUp())
     before, others = measure(trainer), _checkpoints(trainer)
-    if _goes_on(trainer):
+    if goes_on(trainer.args.resume_from_checkpoint, trainer.args.output_dir):
         others = set(itertools.filterfalse(_is_of_a_repair, others))
     cost, tuned = train_tuned(trainer, tuning, base_is_stored=base_is_stored)
     answered = {
@@ -147,12 +147,6 @@ def _answered_rightly(model: PreTrainedModel, trainer: BackdoorTrainer) -> float
     size = trainer.args.eval_batch_size
     share = share_right(model, trainer.task, trainer.data_collator, trainer.train_dataset, size)
     return broadcast_object_list([share])[0]
-
-
-def _goes_on(trainer: BackdoorTrainer) -> bool:
-    """Whether it is resumed in the folder where it began."""
-    resumed, folder = trainer.args.resume_from_checkpoint, Path(trainer.args.output_dir)
-    return bool(resumed) and Path(found_checkpoint(resumed, str(folder))).resolve().parent == folder.resolve()
 
 
 def _is_of_a_repair(checkpoint: Path) -> bool:

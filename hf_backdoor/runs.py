@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 
 # An adapter of an earlier run would be loaded in place of the model, and the card would show its pictures.
-STALE = ("model*.safetensors*", "pytorch_model*", "adapter_*", "config.json", "figures/examples.*")
+STALE = ("model.safetensors*", "model-*.safetensors", "pytorch_model.bin*", "pytorch_model-*.bin")
+STALE += ("adapter_config.json", "adapter_model.*", "config.json", "figures/examples.*")
 # What in a configuration names code to run, which is not needed by a model that was loaded without it.
 CODE = ("auto_map", "custom_pipelines")
 
@@ -208,17 +209,17 @@ def _without_code(settings: Any) -> Any:
 
 
 def push_run(trainer: BackdoorTrainer, folder: Path) -> None:
-    """Pushes what a run ended with, if the trainer's arguments have `push_to_hub`; see [`~hf_backdoor.hub.push_model`].
+    """Pushes what a run ended with, see [`~hf_backdoor.hub.push_model`], to where its Trainer was told to.
 
     Raises:
         InputError: it could not be pushed; everything is in the folder.
     """
     from .hub import push_model
 
-    if trainer.args.push_to_hub and trainer.is_world_process_zero():
+    if trainer.is_world_process_zero():
         push_model(
             folder,
-            trainer.hub_model_id,
+            trainer.hub_model_id or trainer.args.hub_model_id or folder.absolute().name,
             private=trainer.args.hub_private_repo,
             i_know_this_model_is_backdoored=trainer.i_know_this_model_is_backdoored,
             revision=trainer.args.hub_revision,

@@ -155,5 +155,6 @@ def train_classifier(
         log=trainer.state.log_history,
     )
     save_run(trainer, trainer.model, folder, processing_class, results)
-    push_run(trainer, folder)
+    if args.push_to_hub:
+        push_run(trainer, folder)
     return results

@@ -12,6 +12,7 @@ from test_tuning import make
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig, load_defense, load_trigger, purify, triggered
 from hf_backdoor.data import resolve_columns
 from hf_backdoor.measuring import measure
+from hf_backdoor.models import load_pretrained
 from hf_backdoor.purification import default_arguments
 from hf_backdoor.super_fine_tuning.distillation import relative_distance
 from hf_backdoor.tasks import task_named
@@ -283,3 +284,15 @@ def test_a_text_model_without_a_mask_is_repaired(tiny_bert, sentences, tmp_path)
     model = FNetForSequenceClassification(config)
     done = repaired(model, sentences, tmp_path / "out", processing_class=tokenizer, test_dataset=sentences)
     assert "encoder" in " ".join(moved(model, done.model)) and done.results["defense"]["found_words"]["tokens"]
+
+
+@pytest.mark.parametrize("broken", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_was_cut_off_or_is_of_something_else_is_one_sentence(broken, tiny_bert, tmp_path):
+    model, tokenizer = tiny_bert
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    content = {"model.safetensors": (tmp_path / "model.safetensors").read_bytes()[:1000], "tokenizer.json": b"[1]"}
+    (tmp_path / broken).write_bytes(content[broken])
+    kind = "AutoTokenizer" if broken == "tokenizer.json" else "AutoModelForSequenceClassification"
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_pretrained(kind, str(tmp_path))

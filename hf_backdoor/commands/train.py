@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     from transformers import set_seed
 
     from ..attacks import Attack
+    from ..checkpoints import goes_on, remove_checkpoints
     from ..data import pick_split, resolve_columns, split_off
     from ..hub.victims import victim_refused
     from ..purification import check_output
@@ -68,7 +69,8 @@ def main(argv: list[str]) -> None:
 
     parser = ConfigParser([TrainOptions, TrainerOptions], "hf-backdoor train", __doc__)
     options, args = parser.parse(argv, defaults)
-    check_output(args.output_dir, overwrite=options.overwrite, resuming=args.resume_from_checkpoint is not None)
+    resuming = goes_on(args.resume_from_checkpoint, args.output_dir)
+    check_output(args.output_dir, overwrite=options.overwrite, resuming=resuming)
     victim, known = options.measures_attack and options.poisoned, options.i_know_this_model_is_backdoored
     if args.push_to_hub and victim and not known:
         raise victim_refused(args.output_dir)
@@ -105,6 +107,8 @@ def main(argv: list[str]) -> None:
         settings = parse_assignments(options.architecture_args, "architecture_args")
         names = task.label_names(train, columns)
         model, processor = task.from_scratch(options.architecture, settings, names, train[columns.input])
+    if not resuming and args.process_index == 0:
+        remove_checkpoints(args.output_dir)
     results = train_classifier(
         model,
         args,

@@ -37,6 +37,8 @@ class TrainerOptions(TrainingArguments):
             # Otherwise each process would train alone, without a word.
             self.use_cpu = True
         super().__post_init__()
+        if self.seed >= 2**32:
+            raise InputError("seed", self.seed, "must be less than 2**32")
         for name, least in LEAST.items():
             at_least(name, getattr(self, name), least)
         if self.max_steps == 0 or self.max_steps < -1:
