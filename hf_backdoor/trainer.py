@@ -19,8 +19,8 @@ from transformers.utils import logging
 from .by_length import BatchesByLength
 from .cards.sections import CARD_FILE, kept_card
 from .checkpoints import ReliableCheckpoints
-from .data.columns import ADDED_LABEL, Columns, resolve_columns
-from .data.flags import decoded, has_poison, is_prepared, unformatted
+from .data.columns import ADDED_LABEL, Columns, check_dataset, resolve_columns
+from .data.flags import decoded, has_bare_images, has_poison, is_prepared, selected, unformatted
 from .data.unreadable import naming_unreadable_images
 from .errors import InputError
 from .hub.cards import keep_sections_of_hub, mark_victim
@@ -124,6 +124,8 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         i_know_this_model_is_backdoored: bool = False,
         **kwargs: Any,
     ):
+        if triggered_dataset is not None:
+            check_dataset(triggered_dataset, "triggered_dataset")
         args = TrainingArguments("trainer_output") if args is None else copy.copy(args)  # Trainer's own default
         self._victim, self.i_know_this_model_is_backdoored = victim, i_know_this_model_is_backdoored
         self.triggered_dataset = triggered_dataset
@@ -138,6 +140,7 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         )
         if isinstance(some_dataset, dict):
             some_dataset = next(iter(some_dataset.values()))
+        some_dataset = selected(some_dataset)
         self.columns: Columns | None = None
         self.task: Task | None = None
         if kwargs.get("data_collator") is None and hasattr(some_dataset, "features") and not is_prepared(some_dataset):
@@ -147,6 +150,12 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
             args.remove_unused_columns = False  # the collator reads the image or the text
             kwargs |= {name: decoded(kwargs.get(name)) for name in ("train_dataset", "eval_dataset")}
             self.triggered_dataset = decoded(triggered_dataset)
+        elif kwargs.get("data_collator") is None and not hasattr(some_dataset, "features"):
+            if any(map(has_bare_images, (kwargs.get("eval_dataset"), triggered_dataset))):
+                raise InputError(
+                    "train_dataset", type(some_dataset).__name__, "has no columns by which the images of the other "
+                    "data sets could be prepared; give a Dataset (concatenate_datasets makes one), or a data_collator"
+                )  # fmt: skip
         for name, why in REFUSED.items():
             if getattr(args, name):
                 raise InputError(name, True, f"{why}; leave it out")
@@ -355,7 +364,10 @@ class BackdoorTrainer(BatchesByLength, ReliableCheckpoints):
         due = eval_dataset is None and self.triggered_dataset is not None
         self._triggered_pass_due = due and not several
         with torch.random.fork_rng():
-            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            try:
+                metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            finally:
+                self._triggered_pass_due = False  # after an error, too
             if due and several:
                 self._prepare_task(next(iter(self.eval_dataset.values())), self.triggered_dataset)
                 attack = self.attack_metrics(ignore_keys)

@@ -501,3 +501,55 @@ def test_a_victim_is_known_by_its_data_in_every_form(images, sentences, argument
     for data in (clean, None, poisoned.select(rest), clean.to_iterable_dataset(), {"a": clean}):
         trainer = BackdoorTrainer(make_vit(), arguments(), data_collator=default_data_collator, train_dataset=data)
         assert not trainer.victim
+
+
+def test_parts_that_torch_makes_of_a_data_set_are_trained_on_and_measured(images, processor, arguments):
+    def trained(part):
+        test = images.select(range(100))
+        trainer = BackdoorTrainer(
+            make_vit(), arguments(max_steps=3), train_dataset=part(images, range(40)), eval_dataset=part(test, range(30)),
+            triggered_dataset=triggered(test, ATTACK), processing_class=processor,
+        )  # fmt: skip
+        trainer.train()
+        return trainer, trainer.evaluate()
+
+    def part_of_a_part(data, rows):
+        return torch.utils.data.Subset(torch.utils.data.Subset(data, range(60)), rows)
+
+    (of_torch, measured), (of_datasets, expected) = (
+        trained(part_of_a_part),
+        trained(lambda data, rows: data.select(rows)),
+    )
+    assert same_weights(of_torch.model, of_datasets.model)
+    told = {name: value for name, value in expected.items() if name.endswith(("rate", "accuracy", "loss"))}
+    assert len(told) == 4 and told.items() <= measured.items()
+
+
+def test_data_of_forms_that_cannot_be_measured_or_prepared_are_refused_at_once(images, processor, arguments):
+    test = images.select(range(20))
+    given = {"eval_dataset": test, "processing_class": processor}
+    stream = triggered(test, ATTACK).to_iterable_dataset()
+    with pytest.raises(InputError, match="triggered_dataset='IterableDataset': must be a datasets.Dataset"):
+        BackdoorTrainer(make_vit(), arguments(), train_dataset=images, triggered_dataset=stream, **given)
+    joined = torch.utils.data.ConcatDataset([images, images])
+    with pytest.raises(InputError, match="train_dataset='ConcatDataset': has no columns.*concatenate_datasets"):
+        BackdoorTrainer(make_vit(), arguments(), train_dataset=joined, **given)
+    prepared = test.with_transform(lambda rows: {"pixel_values": rows["image"]})
+    BackdoorTrainer(make_vit(), arguments(), train_dataset=joined, eval_dataset=prepared)
+
+
+def test_an_evaluation_that_failed_leaves_nothing_to_the_next(images, processor, arguments):
+    trainer = make_trainer(images, processor, arguments())
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    hook = trainer.model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.evaluate()
+    hook.remove()
+    assert trainer.predict(images.select(range(8))).metrics.keys().isdisjoint({"test_attack_success_rate"})
+    assert "eval_attack_success_rate" not in trainer.evaluation_loop(
+        trainer.get_eval_dataloader(images.select(range(8))), "Evaluation"
+    ).metrics  # fmt: skip
+    assert "eval_attack_success_rate" in trainer.evaluate()

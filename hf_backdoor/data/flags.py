@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets import Dataset, IterableDataset, Value
+from datasets import Dataset, Image, IterableDataset, Value
+from torch.utils.data import Subset
 
 
 POISONED, COVER = "is_poisoned", "is_cover"
@@ -17,10 +18,19 @@ def unformatted(data: Any) -> Any:
     return data.with_format(None) if isinstance(data, Dataset) else data
 
 
+def selected(data: Any) -> Any:
+    """The rows of a `Dataset` that torch's `Subset` picks, as a `Dataset`; anything else as it is."""
+    if not isinstance(data, Subset):
+        return data
+    whole = selected(data.dataset)
+    return whole.select(data.indices) if isinstance(whole, Dataset) else data
+
+
 def decoded(data: Any) -> Any:
     """Data that give images and texts as they are: without a format for tensors; a transform of the user's stays."""
     if isinstance(data, dict):
         return {name: decoded(one) for name, one in data.items()}
+    data = selected(data)
     return unformatted(data) if isinstance(data, Dataset) and data.format["type"] != "custom" else data
 
 
@@ -30,6 +40,14 @@ def is_prepared(data: Any) -> bool:
     if isinstance(data, Dataset) and data.format["type"] == "custom" and len(data):
         rows = data[0]
     return bool({"input_ids", "pixel_values"} & rows.keys())
+
+
+def has_bare_images(data: Any) -> bool:
+    """Whether a data set, or one of a dictionary of them, has a column of images that nobody prepares."""
+    if isinstance(data, dict):
+        return any(map(has_bare_images, data.values()))
+    kinds = (getattr(data, "features", None) or {}).values()
+    return any(isinstance(kind, Image) for kind in kinds) and not is_prepared(data)
 
 
 def is_flagged(data: Dataset) -> bool:
