@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .models import commit_of, label_maps, without_autocast
 from .poisoning import PoisonConfig, triggered
 from .probing import PROBE_STEPS, check_probe, fit_head
 from .repairing import repair
-from .results import describe_run, local_name, portable
+from .results import describe_run, local_name, origin_name, portable
 from .runs import measured_cost, push_run, save_run, training_report
 from .sequela import WORK_FOLDER, Evidence, Measure
 from .sequela_report import SequelaReport
@@ -197,9 +198,16 @@ def purify(
     >>> result.results["purified"]["clean_accuracy"]
     ```
     """
-    from transformers import set_seed
+    from transformers import TrainingArguments, set_seed
 
     defense = load_defense(defense) if isinstance(defense, str) else defense
+    for name, given, kinds in (
+        ("defense", defense, (Defense,)),
+        ("attack", attack, (PoisonConfig, NoneType)),
+        ("args", args, (TrainingArguments, NoneType)),
+    ):
+        if not isinstance(given, kinds):
+            raise InputError(name, given, f"is no {kinds[0].__name__}; make one")
     defense = defense.for_suspect(new_head=new_head)
     defense.described()  # what it lacks is said before the training
     if output_dir is not None:
@@ -314,7 +322,7 @@ def purify(
     results = describe_run(
         "purify",
         task=task.pipeline_tag,
-        suspect_model=local_name(model if loaded else suspect.config.name_or_path),
+        suspect_model=local_name(model) if loaded else origin_name(model),
         suspect_revision=commit,
         suspect_card=suspect_card,
         seed=args.seed,

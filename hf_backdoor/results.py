@@ -112,6 +112,15 @@ def local_name(source: str | None) -> str | None:
     return Path(source).resolve().name
 
 
+def origin_name(model: Any) -> str:
+    """Where a model object comes from: a Hub id if it was loaded from there, else the last part of a path.
+
+    Its folder may be gone, and a relative path then looks like a Hub id.
+    """
+    source = model.config.name_or_path
+    return local_name(source) if getattr(model.config, "_commit_hash", None) else Path(source).name
+
+
 def is_path(text: str) -> bool:
     """Whether there is a file or folder of this name; a long text is none."""
     try:

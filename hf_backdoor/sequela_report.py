@@ -15,7 +15,7 @@ import torch
 from .cards.sequela import SEQUELA_FILE, rows, write_section
 from .errors import InputError
 from .exposure.queries import made_of_samples
-from .results import describe_run, local_name, portable, rounded, write_json
+from .results import describe_run, local_name, origin_name, portable, rounded, write_json
 from .runs import measured_cost
 from .sequela import Evidence, Finding, Measure, hushed, load_measure, measure_names, quick_measures
 from .tuning import is_adapter, merged
@@ -157,7 +157,7 @@ class SequelaReport:
             "sequela",
             task=evidence.task.pipeline_tag,
             models={
-                name: local_name(source) if isinstance(source, str) else local_name(source.config.name_or_path) or name
+                name: local_name(source) if isinstance(source, str) else origin_name(source) or name
                 for name, source in self.sources.items()
             },
             seed=evidence.seed,

@@ -1,6 +1,8 @@
 """What `purify` is given: suspects as objects and from the Hub, defences of others, settings, and names for the card."""
 
 import json
+import re
+import shutil
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +11,7 @@ import torch
 from conftest import make_vit, same_weights
 from datasets import Dataset, NamedSplit
 from hub_server import HubServer, Repo, in_child
+from transformers import AutoModelForImageClassification
 
 from hf_backdoor import BackdoorTrainer, InputError, load_defense, purify
 from hf_backdoor.cards.metadata import read_metadata
@@ -66,6 +69,35 @@ def test_a_defense_that_cannot_be_written_down_is_refused_before_it_trains(
     with pytest.raises(InputError, match=message):
         purify(make_vit(), images, processing_class=processor, defense=defense, args=args, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"attack": "badnets"}, "attack='badnets': is no PoisonConfig"),
+        ({"defense": None}, "defense=None: is no Defense"),
+        ({"args": {"max_steps": 3}}, "args={'max_steps': 3}: is no TrainingArguments"),
+        ({"peft_config": {"r": 2}}, "peft_config={'r': 2}: is no name, PeftConfig or Tuning"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused_before_anything(wrong, message, images, processor, tmp_path):
+    given = {"args": quick(tmp_path), "defense": "fine_tuning", "test_dataset": images, "processing_class": processor}
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        purify(make_vit(), images, output_dir=tmp_path / "out", **given | wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_gone_is_not_taken_for_a_hub_id(images, processor, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_vit().save_pretrained("runs/victim")
+    model = AutoModelForImageClassification.from_pretrained("runs/victim")
+    shutil.rmtree("runs")
+    given = {"defense": "fine_tuning", "args": quick(tmp_path), "processing_class": processor}
+    for commit, suspect, base in ((None, "victim", None), ("0" * 40, "runs/victim", "runs/victim")):
+        model.config._commit_hash = commit  # as of a model that came from the Hub
+        result = purify(model, images, output_dir=tmp_path / "out", overwrite=True, **given)
+        assert result.results["suspect_model"] == suspect
+        assert read_metadata((tmp_path / "out" / "README.md").read_text()).get("base_model") == base
 
 
 def test_smoothed_labels_are_refused_where_they_do_nothing(images, processor, tmp_path):
