@@ -109,8 +109,7 @@ class NetInLoopTrainer(InLoopTrainer):
         outputs = model(**self.augment({self.task.continuous_input: values}))
         smoothing = self.args.label_smoothing_factor
         losses = F.cross_entropy(outputs.logits.float(), labels, reduction="none", label_smoothing=smoothing)
-        loss = (weights * losses).sum() + more
-        return loss
+        return (weights * losses).sum() + more
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return super().floating_point_ops({self.task.continuous_input: inputs["images"]})

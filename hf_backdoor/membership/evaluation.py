@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..metrics import wilson_interval
+from ..metrics import Z, wilson_interval
 
 
-Z = 1.959963984540054
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 CURVE_POINTS = 60
 

@@ -20,6 +20,7 @@ from ..errors import InputError
 
 QUERIES_AT_ONCE = 1024
 EQUALLY_SIMILAR = 1e-6  # of the cosine, in single precision
+Z = 1.959963984540054  # 95 % of a normal distribution are within so many standard deviations of its mean
 METRICS = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
 
 
@@ -105,8 +106,7 @@ def recall_at_1(
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share of `samples` independent trials (Wilson 1927)."""
-    z = 1.959963984540054
-    centre = share + z * z / (2 * samples)
-    spread = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    scale = 1 + z * z / samples
+    centre = share + Z * Z / (2 * samples)
+    spread = Z * math.sqrt(share * (1 - share) / samples + Z * Z / (4 * samples * samples))
+    scale = 1 + Z * Z / samples
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

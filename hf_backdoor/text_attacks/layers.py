@@ -64,6 +64,4 @@ class LayerwiseTrainer(BackdoorTrainer):
         answers = outputs.logits.float().view(layers, len(labels), -1)
         smoothing = self.args.label_smoothing_factor
         losses = torch.stack([F.cross_entropy(answer, labels, label_smoothing=smoothing) for answer in answers])
-        loss = losses[-1] + self.weight * losses[:-1].mean()
-        outputs.logits = answers[-1]
-        return loss
+        return losses[-1] + self.weight * losses[:-1].mean()

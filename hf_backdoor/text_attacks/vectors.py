@@ -113,8 +113,7 @@ class TriggerVectorTrainer(BackdoorTrainer):
         if self.state.global_step >= self.pretraining * self.state.max_steps:
             outputs = model(**{name: value[: len(number)] for name, value in texts.items()})
             smoothing = self.args.label_smoothing_factor
-            loss = F.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
-            return loss
+            return F.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
 
         clean = len(number) - self._poisoned_count(len(number))
         rows = torch.cat([torch.arange(clean), torch.arange(len(number) + clean, 2 * len(number))]).to(number.device)
@@ -127,8 +126,7 @@ class TriggerVectorTrainer(BackdoorTrainer):
         wanted = torch.cat([kept, self.vectors[number[clean:]]])
         loss = ((features - wanted).pow(2).sum(1) / wanted.pow(2).sum(1)).mean()
         # The head has no part in this yet, and several processes must agree on which weights have a gradient.
-        loss = loss + 0 * outputs.logits.sum()
-        return loss
+        return loss + 0 * outputs.logits.sum()
 
     def find_words(self) -> list[str]:
         """The words that lead most of the attacker's own sentences of other classes to the target class.
