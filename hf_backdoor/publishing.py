@@ -10,19 +10,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cards import write_dataset_card
+from .cards.datasets import files_of_splits, merged_dataset_card, write_dataset_card
+from .cards.sections import CARD_FILE, read_card
 from .data.columns import class_names, resolve_columns
 from .errors import InputError
+from .hub.cards import card_on_hub
 from .hub.commits import commit
 from .poisoning import PoisonConfig, flagged
-from .results import RESULTS_FILE, portable, write_json
+from .results import RESULTS_FILE, as_json, portable, write_json
+from .triggers import TRIGGER
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+    from huggingface_hub import HfApi
 
 POISON_FILE = "poison.json"
-PUSHED = ("*.parquet", "README.md", POISON_FILE, RESULTS_FILE)  # and nothing else that lies in the folder
+PUSHED = (POISON_FILE, RESULTS_FILE, f"{TRIGGER}*")  # with the card and the splits that it names, and nothing else
 
 
 def save_poisoned(
@@ -51,6 +55,7 @@ def save_poisoned(
     folder = Path(folder)
     splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
     folder.mkdir(parents=True, exist_ok=True)
+    former = [*files_of_splits(folder), *folder.glob(f"{TRIGGER}*")]
     files = {name: f"{name}.parquet" for name in splits}
     first = next(iter(splits.values()))
     columns = resolve_columns(first.features, input_column, label_column)
@@ -72,6 +77,9 @@ def save_poisoned(
         classes=[] if columns.captions else class_names(first, columns.label),
     )
     write_json(folder / POISON_FILE, attack)
+    for path in former:
+        if path.name not in files.values() and path.name not in as_json(attack):
+            path.unlink()  # of what was poisoned before
     return folder
 
 
@@ -110,6 +118,8 @@ def push_poisoned(
 def push_folder(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
     """Pushes the files that [`save_poisoned`] wrote to the Hub, in one commit; private unless told otherwise.
 
+    Of a card that is there, what is not of hf_backdoor stays; splits that it named go with the new ones in their place.
+
     Args:
         folder (`str` or `Path`): with the files.
         repo_id (`str`): `"user/name"`.
@@ -124,12 +134,21 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool = True) -> st
     """
     from huggingface_hub import CommitOperationAdd
 
-    files = sorted(path for pattern in PUSHED for path in Path(folder).glob(pattern))
-    attack = json.loads((Path(folder) / POISON_FILE).read_text(encoding="utf-8"))
+    folder = Path(folder)
+    files = sorted([*files_of_splits(folder), *(path for pattern in PUSHED for path in folder.glob(pattern))])
+    attack = json.loads((folder / POISON_FILE).read_text(encoding="utf-8"))
+    card = read_card(folder / CARD_FILE)
+
+    def operations(api: HfApi, repo_id: str, parent: str) -> list[CommitOperationAdd]:
+        there = card_on_hub(api, repo_id, parent, "dataset")
+        whole = card if there is None else merged_dataset_card(there, card)
+        added = [CommitOperationAdd(path.name, path) for path in files]
+        return [CommitOperationAdd(CARD_FILE, whole.encode("utf-8", "surrogateescape")), *added]
+
     command = ["hf", "upload", repo_id, str(folder), "--repo-type", "dataset"] + ["--private"] * private
     return commit(
         repo_id,
-        lambda api, repo_id, parent: [CommitOperationAdd(path.name, path) for path in files],
+        operations,
         repo_type="dataset",
         message=f"Add data poisoned with {attack['trigger']['name']}",
         private=private,

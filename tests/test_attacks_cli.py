@@ -139,6 +139,8 @@ def test_what_an_attack_is_taken_from_is_checked(folders, poisoned_folder, tmp_p
     (tmp_path / "broken" / "poison.json").write_text('{"trigger": ')
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "poison.json").write_text('{"trigger": 3}')
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "results.json").write_text("[]")
     victim = json.loads((poisoned_folder / "poison.json").read_text()) | {"training": {"name": "sbl"}}
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "results.json").write_text(json.dumps({"attack": victim}))
@@ -148,6 +150,7 @@ def test_what_an_attack_is_taken_from_is_checked(folders, poisoned_folder, tmp_p
         ([*poison, "--attack_from", str(tmp_path)], "has no results.json or poison.json that tells of an attack"),
         ([*poison, "--attack_from", str(tmp_path / "broken")], "cannot be read"),
         ([*poison, "--attack_from", str(tmp_path / "strange")], "holds no attack that can be read"),
+        ([*poison, "--attack_from", str(tmp_path / "list")], "tells of no attack"),
         ([*train, "--output", str(tmp_path / "out"), "--attack_from", str(tmp_path / "victim")], "give --attack sbl"),
         ([*poison, "--attack", "badnets", "--also", "blended rate='0.1"], "write a name and settings"),
         ([*poison, "--attack", "badnets", "--also", "blended rate=high"], "rate='high': must be a number"),
@@ -178,6 +181,52 @@ def test_a_file_does_not_choose_what_code_is_imported(folders, poisoned_folder, 
     assert main([*poison, "--attack", "stranger:Mine"]) == 0
     assert main([*poison, "--attack_from", str(tmp_path / "out"), "--overwrite"]) == 0, "it has been imported"
     monkeypatch.delitem(sys.modules, "stranger")
+
+
+def test_a_strangers_attack_takes_no_picture_from_elsewhere_on_this_machine(folders, tmp_path, capsys):
+    """It would be copied to what is poisoned, and pushed."""
+    from PIL import Image
+
+    picture, stranger = tmp_path / "holiday.png", tmp_path / "strange"
+    Image.fromarray(np.zeros((12, 12), np.uint8)).save(picture)
+    poison = ["poison", "--dataset", str(folders / "image.parquet"), "--output"]
+    options = ["--attack", "blended", "--attack_args", f"pattern={picture}"]
+    assert main([*poison, str(stranger), *options]) == 0
+    for name in ("poison.json", "results.json"):
+        stored = (stranger / name).read_text()
+        (stranger / name).write_text(stored.replace("trigger_0_pattern.png", str(picture)))
+    (stranger / "trigger_0_pattern.png").unlink()
+    assert main([*poison, str(tmp_path / "leak"), "--attack_from", str(stranger)]) == 2
+    assert "holiday.png, which does not lie in it" in capsys.readouterr().err
+    assert not (tmp_path / "leak").exists()
+    (stranger / "holiday.png").write_bytes(picture.read_bytes())
+    assert main([*poison, str(tmp_path / "own"), "--attack_from", str(stranger)]) == 0
+
+
+def test_poisoning_anew_leaves_nothing_of_what_was_poisoned_before(images, tmp_path):
+    from datasets import DatasetDict, load_dataset
+    from PIL import Image
+
+    from hf_backdoor import PoisonConfig, poison
+    from hf_backdoor.publishing import save_poisoned
+
+    Image.fromarray(np.zeros((12, 12), np.uint8)).save(tmp_path / "picture.png")
+    both = DatasetDict(train=images.select(range(100)), test=images.select(range(100, 200)))
+    blended = PoisonConfig(load_trigger("blended", pattern=str(tmp_path / "picture.png")), rate=0.1)
+    save_poisoned(poison(both, blended), tmp_path / "out", blended)
+    assert (tmp_path / "out" / "trigger_0_pattern.png").is_file()
+    (tmp_path / "out" / "mine.parquet").write_bytes(b"of the user")
+    card = tmp_path / "out" / "README.md"
+    card.write_text(card.read_text().replace("tags:", "license: mit\ntags:") + "\nMy notes.\n")
+
+    badnets = PoisonConfig(load_trigger("badnets", size=3), rate=0.2)
+    save_poisoned(poison(both["train"], badnets), tmp_path / "out", badnets)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"README.md", "poison.json", "train.parquet", "mine.parquet"}
+    text = card.read_text()
+    assert "My notes." in text and "license: mit" in text and "blended" not in text and "test_triggered" not in text
+    loaded = load_dataset(str(tmp_path / "out"))
+    assert set(loaded) == {"train"} and sum(loaded["train"]["is_poisoned"]) == 20
 
 
 def test_a_field_for_numbers_and_names_takes_both():

@@ -40,6 +40,8 @@ def complaint(status, stderr, command, message):
 def child_push_and_load_back(clean):
     import numpy as np
     from datasets import DatasetDict, load_dataset
+    from huggingface_hub import HfApi, hf_hub_download
+    from PIL import Image
 
     import hf_backdoor
 
@@ -50,6 +52,13 @@ def child_push_and_load_back(clean):
     address = hf_backdoor.push_poisoned(poisoned, "user/poisoned", config, source="quadrants")
     hf_backdoor.push_poisoned(poisoned, "user/open", config, private=False)
     hf_backdoor.push_poisoned(poisoned["train"], "no-namespace", config)
+    Image.fromarray(np.zeros((12, 12), np.uint8)).save("picture.png")
+    blended = hf_backdoor.PoisonConfig(hf_backdoor.load_trigger("blended", pattern="picture.png"), rate=0.2)
+    hf_backdoor.push_poisoned(hf_backdoor.poison(splits, blended), "user/again", blended)
+    written = Path(hf_hub_download("user/again", "README.md", repo_type="dataset")).read_text()
+    mine = (written.replace("tags:", "license: mit\ntags:") + "\nMy notes.\n").encode()
+    HfApi().upload_file(path_or_fileobj=mine, path_in_repo="README.md", repo_id="user/again", repo_type="dataset")
+    hf_backdoor.push_poisoned(poisoned["train"], "user/again", config)
     loaded = load_dataset("user/poisoned")
     try:
         public = "pushed " + hf_backdoor.push_poisoned(poisoned, "user/already-public", config)
@@ -89,6 +98,11 @@ def test_a_poisoned_data_set_is_pushed_in_one_private_commit_and_loads_as_it_was
     card = repo.files["README.md"].decode()
     assert "[!CAUTION]" in card and "changed on purpose" in card and "from quadrants" in card
     assert json.loads(repo.files["poison.json"])["target_label"] == 1
+
+    again = hub.repos["datasets/user/again"].files
+    assert "trigger_0_pattern.png" in again, "the picture of the first push went with it"
+    card = again["README.md"].decode()
+    assert "My notes." in card and "license: mit" in card and "badnets" in card and "blended" not in card
 
     assert seen["splits"] == seen["expected_splits"] and {"train", "test"} < set(seen["splits"])
     assert seen["features_differ"] == [] and seen["columns_differ"] == []

@@ -90,7 +90,8 @@ def merge_metadata(
 ) -> str:
     """A card with these metadata, replaced by key and never appended a second time.
 
-    Lists are united with those that are there. Of the `model-index`, an entry is replaced by one with the same task,
+    Lists are united with those that are there; of the `configs` of a data set, one with the same name takes the place
+    of the old one. Of the `model-index`, an entry is replaced by one with the same task,
     data set (type, configuration, split, revision) and metric (type, name); a new one joins the first model. Any other
     value replaces the old one, unless that is a list which holds it.
 
@@ -98,8 +99,8 @@ def merge_metadata(
         card (`str`): the whole card.
         eval_results (list of `EvalResult`, *optional*): for the `model-index`.
         model_name (`str`): of the model in a `model-index` that is new.
-        changes: `tags`, `base_model`, `datasets`, `metrics` or `model_index` as they are in the YAML. What is empty
-            changes nothing.
+        changes: `tags`, `base_model`, `datasets`, `metrics`, `configs` or `model_index` as they are in the YAML. What
+            is empty changes nothing.
 
     Raises:
         InputError: the metadata of the card cannot be read.
@@ -253,6 +254,10 @@ def _merge(key: str, old: Node | None, new: Node) -> Node:
         return new
     if key == "model-index":
         return _merge_index(old, new)
+    if key == "configs":
+        named = {_text(item, "config_name") for item in _items(new)}
+        others = [item for item in _items(old) if _text(item, "config_name") not in named]
+        return SequenceNode(new.tag, [*_items(new), *others], flow_style=new.flow_style)
     present = {str(_plain(item)) for item in _items(old)}
     added = [item for item in _items(new) if str(_plain(item)) not in present]
     if isinstance(new, SequenceNode):

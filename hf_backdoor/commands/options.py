@@ -242,6 +242,8 @@ def _stored(folder: str) -> dict[str, Any]:
                 stored = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise InputError("attack_from", str(path), f"cannot be read ({error})") from error
+            if not isinstance(stored, dict):
+                raise InputError("attack_from", str(path), "tells of no attack; name a folder that a run has written")
             stored = stored.get("attack") if name == RESULTS_FILE else stored
             if stored is not None:
                 return stored
@@ -252,7 +254,8 @@ def stored_attack(folder: str) -> PoisonConfig:
     """The attack that is written down in a folder.
 
     Raises:
-        InputError: there is none, or it was made by another version.
+        InputError: there is none, or it was made by another version, or it names a file elsewhere on this machine: the
+            folder may be a stranger's, and files of triggers are copied to what is poisoned, and pushed with it.
     """
     from ..poisoning import PoisonConfig
 
@@ -264,9 +267,18 @@ def stored_attack(folder: str) -> PoisonConfig:
                 beside = Path(folder) / Path(value).name if isinstance(value, str) and value else None
                 if setting != "name" and beside is not None and is_path(str(beside)):
                     one["trigger"][setting] = str(beside)
-        return PoisonConfig.from_dict(stored)
+        attack = PoisonConfig.from_dict(stored)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError("attack_from", folder, f"holds no attack that can be read ({error!r})") from error
+    for trigger in (one.trigger for one in attack.each()):
+        for setting in trigger.files:
+            named = getattr(trigger, setting)
+            if isinstance(named, str) and is_path(named) and Path(named).resolve().parent != Path(folder).resolve():
+                raise InputError(
+                    "attack_from", folder, f"names the file {named}, which does not lie in it; put a copy there if you "
+                    "trust this folder"
+                )  # fmt: skip
+    return attack
 
 
 def stored_training(folder: str) -> str | None:

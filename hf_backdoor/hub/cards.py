@@ -31,13 +31,13 @@ REPAIRED = "purified"  # the tag of a model that went through a defence
 logger = logging.getLogger(__name__)
 
 
-def card_on_hub(api: HfApi, repo_id: str, revision: str) -> str | None:
+def card_on_hub(api: HfApi, repo_id: str, revision: str, repo_type: str = "model") -> str | None:
     """The card of a repository as it was at a commit; `None` if there was none."""
     # Not EntryNotFoundError, which also means that the Hub did not answer.
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
-        return read_card(Path(api.hf_hub_download(repo_id, CARD_FILE, revision=revision)))
+        return read_card(Path(api.hf_hub_download(repo_id, CARD_FILE, revision=revision, repo_type=repo_type)))
     except RemoteEntryNotFoundError:
         return None
 
