@@ -307,6 +307,7 @@ def test_image_files_are_taken_into_the_poisoned_set(tmp_path):
     [
         (np.zeros((2, 4, 4, 3)), [0, 1], "must be uint8"),
         (np.zeros((2, 4, 4, 2), np.uint8), [0, 1], "must be uint8"),
+        (np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0, int), "one or more"),
         (np.zeros((2, 4, 4), np.uint8), [0, 1, 1], "must be 2 whole numbers"),
         (np.zeros((2, 4, 4), np.uint8), [0.5, 1], "must be 2 whole numbers"),
         (np.zeros((2, 4, 4), np.uint8), [0, 5], "too large for 2 class names"),
@@ -315,6 +316,13 @@ def test_image_files_are_taken_into_the_poisoned_set(tmp_path):
 def test_bad_arrays_are_explained(images_given, labels, message):
     with pytest.raises(InputError, match=message):
         from_arrays(images_given, labels, ["a", "b"])
+
+
+def test_a_row_without_an_image_is_named_and_not_decoded(images):
+    rows = images.select(range(3)).cast_column("image", Image(decode=False)).to_list()
+    rows[1]["image"] = None
+    with pytest.raises(InputError, match="image=None: row 1 has no image; filter such rows out first"):
+        uncompressed(Dataset.from_list(rows, features=images.features))
 
 
 def test_two_processes_poison_alike(images):

@@ -35,7 +35,7 @@ def from_arrays(images: np.ndarray, labels: Any, names: list[str] | None = None)
         names (`list[str]`, *optional*): of the classes; their numbers when not given.
 
     Raises:
-        InputError: wrong shapes or types.
+        InputError: wrong shapes or types, or no image.
 
     Example:
 
@@ -51,8 +51,10 @@ def from_arrays(images: np.ndarray, labels: Any, names: list[str] | None = None)
 
     images, labels = np.asarray(images), np.asarray(labels)
     images = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise InputError("images", f"{images.dtype} {images.shape}", "must be uint8 (samples, height, width[, 1 or 3])")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        raise InputError(
+            "images", f"{images.dtype} {images.shape}", "must be uint8 (samples, height, width[, 1 or 3]), one or more"
+        )
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < 0).any():
         raise InputError("labels", f"{labels.dtype} {labels.shape}", f"must be {len(images)} whole numbers from 0")
     names = names or [str(number) for number in range(int(labels.max(initial=0)) + 1)]
@@ -75,15 +77,19 @@ def uncompressed(dataset: Dataset, image_column: str | None = None, num_proc: in
         dataset (`Dataset`): with an `Image` column.
         image_column (`str`, *optional*): found when not given.
         num_proc (`int`, *optional*): processes for `datasets.map`.
+
+    Raises:
+        InputError: a row has no image, or one of more than 8 bits.
     """
     import pyarrow as pa
     from datasets import Image
 
     from .. import pnm
     from ..modalities.image import PIXELS_AT_ONCE, datasets_decoder, pixels_in, rows_within, to_array
-    from .columns import image_column_of
+    from .columns import check_filled, image_column_of
 
     name = image_column_of(dataset.features, image_column)
+    check_filled(dataset, name, "image")
     feature = dataset.features[name]
     raw = dataset.cast_column(name, Image(mode=feature.mode, decode=False))
     decode = datasets_decoder()
