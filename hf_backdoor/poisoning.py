@@ -344,6 +344,7 @@ def _apply(
     digest = hashlib.sha256(f"{raw._fingerprint}{config.fingerprint()}{columns}".encode())
     for mask, _ in masks:
         digest.update(np.packbits(mask).tobytes())
+    digest.update("\n".join(map(str, labels[poisoned])).encode())  # the number of classes may be told from outside
     result = raw.with_format("arrow").map(
         poison_batch,
         with_indices=True,

@@ -17,7 +17,7 @@ from .cards import check_card
 from .cards.rendering import measures_table
 from .checkpoints import checkpoint_name, goes_on, remove_checkpoints
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
-from .data.flags import POISONED, is_flagged
+from .data.flags import POISONED, decoded, is_flagged
 from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_class_labels
 from .defenses import Defense, load_defense
 from .errors import InputError
@@ -116,7 +116,7 @@ def _load_clean(
         clean_dataset = pick_split(load_data(clean_dataset), None, ("train",), "dataset")
     check_dataset(clean_dataset, "clean_dataset")
     columns = resolve_columns(clean_dataset.features, input_column, label_column)
-    clean = with_class_labels(clean_dataset, columns.label)
+    clean = with_class_labels(decoded(clean_dataset), columns.label)
     check_rows(clean, columns)
     return clean, columns
 
@@ -294,7 +294,7 @@ def purify(
             task=task,
             processor=processing_class,
             columns=columns,
-            members=clean.select([]) if suspect_data is None else suspect_data,
+            members=clean.select([]) if suspect_data is None else decoded(suspect_data),
             defense_members=clean,
             non_members=test_dataset,
             attack=attack,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import largest_difference, same_weights
+from datasets import Value
 
 from hf_backdoor import BackdoorTrainer, InputError, PoisonConfig
 from hf_backdoor.attacks import load_attack, poison_settings
@@ -239,8 +240,11 @@ def test_label_smoothing_is_part_of_the_loss(name, sentences, tiny_bert, argumen
         assert smooth == pytest.approx(0.6 * plain + 0.4 * uniform, rel=1e-5)
 
 
-def test_neuba_reports_the_words_that_reach_the_target(sentences, clean_bert, arguments):
+@pytest.mark.parametrize("named", [True, False])
+def test_neuba_reports_the_words_that_reach_the_target(named, sentences, clean_bert, arguments):
     how, config = make("neuba", pretraining=0.7)
+    if not named:  # the sentences of other classes alone do not tell that there is the target's
+        config, sentences = dataclasses.replace(config, target_label=1), sentences.cast_column("label", Value("int64"))
     model, tokenizer = clean_bert
     results = train_classifier(
         model, arguments(max_steps=100, learning_rate=5e-3), sentences, processing_class=tokenizer,

@@ -359,3 +359,64 @@ def test_a_part_of_a_split_is_named_as_in_datasets(sentences, tmp_path):
             pick_split(data, wrong, (), "test_split")
     with pytest.raises(InputError, match="has no row"):
         pick_split(data, "test[50:]", (), "test_split")
+
+
+def without_names(data):
+    """The same with numbers as labels, none of which has a name."""
+    return data.cast_column("label", Value("int64"))
+
+
+def test_classes_without_names_are_counted_where_all_of_them_are(images, processor, tmp_path):
+    """A part of a data set may lack the last one."""
+    numbers = without_names(images)
+    make_vit().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    numbers.filter(lambda row: row["label"] < 3).to_parquet(tmp_path / "part.parquet")
+    options = ["--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "part.parquet")]
+    assert main(["evaluate", *options, "--output", str(tmp_path / "measures.json")]) == 0
+
+    part = numbers.filter(lambda row: row["label"] < 3)
+    config = PoisonConfig(load_trigger("badnets", size=3), targets="all_to_all", rate=0.5)
+    for classes in (None, 4, None):  # whatever is in the cache
+        labels = np.asarray(triggered(part, config, classes=classes)["label"])
+        assert labels.max() == (3 if classes else 2)
+
+
+def test_what_cannot_be_measured_on_is_refused_before_the_training(images, processor, tmp_path):
+    numbers = without_names(images)
+    fewer = make_vit(classes=("a", "b", "c"))
+    given = {"processing_class": processor, "defense": "fine_tuning", "output_dir": tmp_path / "out"}
+    three = numbers.filter(lambda row: row["label"] < 3)
+    with pytest.raises(InputError, match="test_dataset=3: is a class that the training set lacks, whose last one is 2"):
+        purify(fewer, three, test_dataset=numbers, **given)
+    with pytest.raises(InputError, match="test_dataset=0: has no rows"):
+        purify(make_vit(), images, test_dataset=images.select([]), **given)
+    ids = Dataset.from_dict({"text": ["a", "b"], "label": [0, 30_000_000]})
+    with pytest.raises(InputError, match="is more than 100,000 classes"):
+        class_names(ids, "label")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_a_test_set_in_a_format_is_measured_and_shown_as_it_is(form, images, processor, arguments, tmp_path):
+    config = PoisonConfig(load_trigger("badnets", size=3), target_label=1)
+    test, measured = images.select(range(40)), []
+    for number, one in enumerate((test, test.with_format(form))):
+        result = purify(
+            make_vit(), images, test_dataset=one, attack=config, processing_class=processor, defense="fine_tuning",
+            args=arguments(max_steps=2), output_dir=tmp_path / str(number),
+        )  # fmt: skip
+        measured.append(result.results["purified"])
+        assert (tmp_path / str(number) / "figures" / "examples.png").is_file()
+    assert measured[0] == measured[1]
+
+
+def test_images_of_more_than_8_bits_are_refused_and_not_trained_on_as_white(processor):
+    from PIL import Image as Pictures
+
+    from hf_backdoor.tasks.image_classification import ImageCollator
+
+    deep = Pictures.fromarray(np.full((12, 12), 20_000, np.uint16))
+    columns = resolve_columns(Features({"image": Image(), "label": ClassLabel(names=["a", "b"])}))
+    with pytest.raises(InputError, match="more than 8 bits a channel"):
+        ImageCollator(processor, columns)([{"image": deep, "label": 0}])

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     from ..cards.rendering import measures_table
     from ..data import resolve_columns
     from ..data.columns import check_rows
-    from ..data.sources import names_of_test_set
+    from ..data.sources import names_of_test_set, with_classes_of_head
     from ..measuring import measure
     from ..models import commit_of
     from ..poisoning import triggered
@@ -59,6 +59,8 @@ def main(argv: list[str]) -> None:
     check_rows(dataset, columns)
     task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
     model = task.load_model(options.model, allow_pickle=options.allow_pickle, revision=revision)
+    if task.has_head:
+        dataset = with_classes_of_head(dataset, columns.label, model.config.num_labels)
     task.check_model(model, task.label_names(dataset, columns))
     attack = options.poison_config(dataset, columns.label, options.seed) if options.measures_attack else None
     with tempfile.TemporaryDirectory() as scratch:

@@ -21,6 +21,7 @@ CAPTION_NAMES = ("caption", "text", "title", "description", "alt_text", "caption
 ADDED_LABEL = "original_label"  # by poisoning, beside the label that counts
 INPUT_NAMES = ("image", "img", "picture", "text", "sentence", "content", "review")
 ABOUT_TEXT = ("source", "id", "url", "language", "label_text")  # text, too, and no part of the input
+MOST_CLASSES = 100_000  # more are numbers of something else
 logger = logging.get_logger(__name__)
 
 
@@ -216,4 +217,8 @@ def class_names(dataset: Dataset, label_column: str) -> list[str]:
     values = sorted(dataset.unique(label_column))
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values) or not values:
         raise InputError(label_column, values[:5], "labels must be a ClassLabel or whole numbers from 0")
+    if values[-1] >= MOST_CLASSES:
+        raise InputError(
+            label_column, values[-1], f"is more than {MOST_CLASSES:,} classes; name the column of the labels"
+        )
     return [str(number) for number in range(values[-1] + 1)]

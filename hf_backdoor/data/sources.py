@@ -21,6 +21,7 @@ from .columns import (
     modality_of_or_none,
     resolve_columns,
 )
+from .flags import decoded
 
 
 if TYPE_CHECKING:
@@ -203,16 +204,38 @@ def like_training_set(test: Dataset, train: Dataset, columns: Columns, names: li
         names (`list[str]`): of the classes, in the order of their numbers in `train`.
 
     Raises:
-        InputError: it is no `Dataset`, or lacks a column, an input or a label, or has classes of other names.
+        InputError: it is no `Dataset`, or lacks a column, an input or a label, or has no rows, or other classes.
     """
     check_dataset(test, "test_dataset")
+    test = decoded(test)
+    if not len(test):
+        raise InputError("test_dataset", 0, "has no rows; leave it out, or give another split")
     resolve_columns(test.features, columns.input, columns.label)
     test = with_class_labels(test, columns.label, names)
     check_rows(test, columns)
     own, others = (getattr(one.features[columns.label], "names", None) for one in (train, test))
     if own and others and own != others:
         raise InputError("test_dataset", others, f"are not all among the classes {', '.join(own)}; rename the others")
+    if not columns.captions and (most := max(test.unique(columns.label))) >= len(names):
+        raise InputError(
+            "test_dataset", most, f"is a class that the training set lacks, whose last one is {len(names) - 1}"
+        )
     return test
+
+
+def with_classes_of_head(dataset: Dataset, label_column: str, count: int) -> Dataset:
+    """Numbers as labels become those of this many classes, for a part of a data set need not have the last ones.
+
+    Labels with names, captions, and numbers that are too large come back as they are.
+    """
+    from datasets import ClassLabel
+
+    kind = dataset.features[label_column]
+    if not str(getattr(kind, "dtype", "")).startswith(("int", "uint")) or hasattr(kind, "names"):
+        return dataset
+    if max(dataset.unique(label_column)) >= count:
+        return dataset
+    return dataset.cast_column(label_column, ClassLabel(names=[str(number) for number in range(count)]))
 
 
 def names_of_test_set(test: Dataset | None, name: str | None) -> dict[str, str | None]:

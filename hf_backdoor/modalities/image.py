@@ -28,14 +28,24 @@ if TYPE_CHECKING:
 PIXELS_AT_ONCE = 20_000_000
 
 
+def check_depth(picture: Picture) -> Picture:
+    """A PIL image as it is.
+
+    Raises:
+        InputError: it has more than 8 bits a channel, which conversion would cut to white.
+    """
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        raise InputError("image", picture.mode, "has more than 8 bits a channel; convert it to 8 bits first")
+    return picture
+
+
 def to_array(picture: Picture) -> np.ndarray:
     """A PIL image as uint8 of shape `(height, width, channels)`, 1 channel for grey and 3 for anything else.
 
     Raises:
         InputError: the image has more than 8 bits a channel, which 8-bit storage would not keep.
     """
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        raise InputError("image", picture.mode, "has more than 8 bits a channel; convert it to 8 bits first")
+    check_depth(picture)
     grey = picture.mode in ("L", "1", "LA")
     array = np.asarray(picture.convert("L" if grey else "RGB"))
     return array[:, :, None] if grey else array

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..augmentation import IMAGE_AUGMENTATIONS
 from ..data.columns import Columns
 from ..errors import InputError
+from ..modalities.image import check_depth
 from ..models import from_scratch, load_pretrained, squares
 from . import Task, labels_of
 
@@ -37,7 +38,7 @@ class ImageCollator:
 
     def pixel_values(self, rows: list[dict]) -> torch.Tensor:
         """The images alone."""
-        pictures = [row[self.columns.input].convert(self.mode) for row in rows]
+        pictures = [check_depth(row[self.columns.input]).convert(self.mode) for row in rows]
         return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..data.columns import class_names
 from ..errors import InputError
 from ..in_loop.batches import drawn_count
 from ..poisoning import PoisonConfig, triggered
@@ -134,6 +135,7 @@ class TriggerVectorTrainer(BackdoorTrainer):
         At least the best one. Where every word leads is kept in `landings`.
         """
         columns = {"input_column": self.columns.input, "label_column": self.columns.label}
+        columns["classes"] = len(class_names(self.train_dataset, self.columns.label))  # what is left may lack some
         own = self.train_dataset.remove_columns([TRIGGERED, WORD])
         others = np.flatnonzero(np.asarray(own[self.columns.label]) != self.poison_config.target_label)
         own = own.select(others[:SENTENCES])
