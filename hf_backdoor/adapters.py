@@ -108,7 +108,7 @@ def load_adapter(
     shapes = {name.removeprefix("base_model.model."): tuple(value.shape) for name, value in weights.items()}
     new_head = bool(kwargs.keys() & {"id2label", "num_labels"})
     if not new_head:
-        kwargs |= _named_classes(source, revision)
+        kwargs |= named_classes(source, revision)
     try:
         model = _load_base(auto_class, base, config, shapes, allow_pickle=allow_pickle, **kwargs)
     except InputError as error:
@@ -159,7 +159,7 @@ def _file(source: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if found else None
 
 
-def _named_classes(source: str, revision: str | None) -> dict[str, Any]:
+def named_classes(source: str, revision: str | None) -> dict[str, Any]:
     """Names of the classes beside an adapter, as a configuration takes them; empty if there are none."""
     from .models import label_maps
 

@@ -16,9 +16,10 @@ import numpy as np
 from .cards import check_card
 from .cards.rendering import measures_table
 from .checkpoints import checkpoint_name, goes_on, remove_checkpoints
+from .class_order import classes_of, numbered_like
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
 from .data.flags import POISONED, decoded, is_flagged
-from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_class_labels
+from .data.sources import like_training_set, load_data, names_of_test_set, pick_split
 from .defenses import Defense, load_defense
 from .errors import InputError
 from .hub.cards import terms_of
@@ -109,14 +110,17 @@ def check_clean_set(dataset: Dataset, columns: Columns, names: list[str], batch_
 
 
 def _load_clean(
-    clean_dataset: Dataset | str | os.PathLike[str], input_column: str | None, label_column: str | None
+    clean_dataset: Dataset | str | os.PathLike[str],
+    input_column: str | None,
+    label_column: str | None,
+    known: list[str],
 ) -> tuple[Dataset, Columns]:
-    """The clean set with numbers for its classes, and its columns."""
+    """The clean set with numbers for its classes, of strings those of a model that knows them, and its columns."""
     if isinstance(clean_dataset, str | os.PathLike):
         clean_dataset = pick_split(load_data(clean_dataset), None, ("train",), "dataset")
     check_dataset(clean_dataset, "clean_dataset")
     columns = resolve_columns(clean_dataset.features, input_column, label_column)
-    clean = with_class_labels(decoded(clean_dataset), columns.label)
+    clean = numbered_like(known, decoded(clean_dataset), columns.label)
     check_rows(clean, columns)
     return clean, columns
 
@@ -156,6 +160,7 @@ def purify(
             encoders, or a PEFT adapter on one; or its folder or Hub id. An object that is passed in is not changed.
         clean_dataset (`Dataset`, `str` or path): samples that the owner trusts, with labels (at least one of each
             class) or captions; or where to find them, see [`~hf_backdoor.data.load_data`] (of several splits, `train`).
+            Labels that are strings get the numbers that the model gives these classes.
         output_dir (*optional*): folder for model, processor, results and card; with checkpoints if `args` asks.
         defense ([`~hf_backdoor.defenses.Defense`] or `str`): how. The default is super-fine-tuning.
         peft_config (`PeftConfig`, [`~hf_backdoor.tuning.Tuning`] or `str`, *optional*): train an adapter, or a part of
@@ -222,7 +227,8 @@ def purify(
         raise InputError("sequela", sequela, "is written beside the model; give output_dir")
     if output_dir is None and args is not None and args.push_to_hub:
         raise InputError("push_to_hub", True, "pushes the folder of the run; give output_dir")
-    clean, columns = _load_clean(clean_dataset, input_column, label_column)
+    known = [] if new_head else classes_of(model, revision)
+    clean, columns = _load_clean(clean_dataset, input_column, label_column, known)
     task = task_for(columns, task)
     names = task.label_names(clean, columns)
     if test_dataset is not None:

@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     from transformers import TrainingArguments
 
     from ..cards.rendering import measures_table
+    from ..class_order import classes_of
     from ..data import resolve_columns
     from ..data.columns import check_rows
     from ..data.sources import names_of_test_set, with_classes_of_head
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
     output = Path(options.output)
     if output.is_dir() or any(parent.is_file() for parent in output.parents):
         raise InputError("output", options.output, "is a folder, or lies in a file; name a file to write")
-    data = options.load()
+    data = options.load(known=classes_of(options.model, revision))
     columns = resolve_columns(next(iter(data.values())).features, **options.columns())
     dataset = test_set(data, options.split, columns.label, required=True, field="split")
     check_rows(dataset, columns)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..class_order import numbered_like
 from ..config import plugin_settings
 from ..data import class_names, load_data, pick_split, resolve_columns
 from ..data.columns import has_labels, holds_captions
-from ..data.sources import keep_classes, split_off, with_class_labels
+from ..data.sources import keep_classes, split_off
 from ..errors import InputError
 from ..plugins import as_yaml
 from ..results import RESULTS_FILE, is_path
@@ -65,8 +67,12 @@ class DataOptions:
         """For functions that take the two columns."""
         return {"input_column": self.input_column, "label_column": self.label_column}
 
-    def load(self, another: str | None = None) -> DatasetDict:
+    def load(self, another: str | None = None, *, known: Sequence[str] = ()) -> DatasetDict:
         """All splits of `--dataset`, or of another one, with class labels.
+
+        Args:
+            another (`str`, *optional*): where that one is.
+            known: names of the model's classes, by which strings are numbered if these are all of them.
 
         Raises:
             InputError: `--dataset` is missing, or cannot be loaded, or its columns or classes cannot be told.
@@ -78,7 +84,7 @@ class DataOptions:
         except InputError as error:
             raise InputError("test_dataset" if another else "dataset", error.value, error.mend) from error
         label = resolve_columns(next(iter(data.values())).features, **self.columns()).label
-        data = with_class_labels(data, label)
+        data = numbered_like(list(known), data, label)
         return keep_classes(data, label, self.classes) if self.classes else data
 
 

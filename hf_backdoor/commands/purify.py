@@ -56,6 +56,7 @@ class PurifyOptions(DataOptions, TaskOptions, TuningOptions, AttackOptions):
 
 
 def main(argv: list[str]) -> None:
+    from ..class_order import classes_of
     from ..data import pick_split, resolve_columns
     from ..defenses import load_defense
     from ..purification import PURIFICATION_DEFAULTS, purify
@@ -68,16 +69,17 @@ def main(argv: list[str]) -> None:
     options, args = parser.parse(argv, lambda given: PURIFICATION_DEFAULTS | defense_of(given).training_defaults())
     if options.model is None:
         raise InputError("model", None, "name the suspect model with --model")
-    data = options.load()
+    known = [] if options.new_head else classes_of(options.model, options.revision)
+    data = options.load(known=known)
     clean = pick_split(data, options.clean_split, ("train",), "clean_split")
     columns = resolve_columns(clean.features, **options.columns())
     suspect_data = None
     if options.suspect_split is not None:
         if not options.sequela:
             raise InputError("suspect_split", options.suspect_split, "serves to measure sequela; pass --sequela")
-        known = numbered(data)
-        clean = pick_split(known, options.clean_split, ("train",), "clean_split")
-        suspect_data = pick_split(known, options.suspect_split, (), "suspect_split")
+        rows = numbered(data)
+        clean = pick_split(rows, options.clean_split, ("train",), "clean_split")
+        suspect_data = pick_split(rows, options.suspect_split, (), "suspect_split")
     whole = clean
     _, clean = clean_part(whole, options.clean_samples, args.seed, columns.label)
     if suspect_data is not None:

@@ -55,6 +55,7 @@ class SequelaOptions(DataOptions, TaskOptions, AttackOptions):
 
 def main(argv: list[str]) -> None:
     from ..cards import check_card
+    from ..class_order import classes_of
     from ..data import pick_split, resolve_columns
     from ..sequela import WORK_FOLDER, Evidence
     from ..sequela_report import SequelaReport
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
     measures = options.chosen_measures()
     folder = Path(options.output or options.after)
     check_card(folder)
-    data = options.load()
+    data = options.load(known=classes_of(options.after))
     train = pick_split(data, options.train_split, ("train",), "train_split")
     columns = resolve_columns(train.features, **options.columns())
     members, defense_members = clean_part(train, options.clean_samples, options.seed, columns.label)
