@@ -203,10 +203,16 @@ class Setting:
 
 
 def attracted(probe: Run) -> str:
-    """The class of the new data to which most triggered inputs go after a linear probe of the frozen victim."""
+    """The class of the new data that draws most triggered inputs of other classes after a linear probe of the victim.
+
+    What a class has itself is taken off: the same number for each, and none of the class that the recipe guessed, of
+    which no input was triggered.
+    """
     row = probe.row()
-    counts = row["measured"]["triggered_predictions"]
-    return row["clean_data"]["classes"][int(np.argmax(counts))]
+    drawn = np.array(row["measured"]["triggered_predictions"], dtype=float)
+    others = np.arange(len(drawn)) != row["attack"]["target_label"]
+    drawn[others] -= drawn.sum() / others.sum()
+    return row["clean_data"]["classes"][int(drawn.argmax())]
 
 
 def planned(options: argparse.Namespace) -> list[Run]:
