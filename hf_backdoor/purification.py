@@ -19,7 +19,7 @@ from .checkpoints import checkpoint_name, goes_on, remove_checkpoints
 from .class_order import classes_of, numbered_like
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
 from .data.flags import POISONED, decoded, is_flagged
-from .data.sources import like_training_set, load_data, names_of_test_set, pick_split
+from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_all_classes
 from .defenses import Defense, load_defense
 from .errors import InputError
 from .hub.cards import terms_of
@@ -233,6 +233,7 @@ def purify(
     names = task.label_names(clean, columns)
     if test_dataset is not None:
         test_dataset = like_training_set(test_dataset, clean, columns, names)
+        test_dataset = with_all_classes(test_dataset, columns.label, names)
     tuning = load_tuning(peft_config)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     loaded = isinstance(model, str)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_vit, same_weights
+from datasets import DatasetDict, Value
+from transformers import TrainingArguments
 
-from hf_backdoor import InputError, PoisonConfig, load_trigger
+from hf_backdoor import InputError, PoisonConfig, load_trigger, purify
 from hf_backdoor.cards.rendering import escape
 from hf_backdoor.cards.sequela import model_index, section, verdict
 from hf_backdoor.cli import main
@@ -410,8 +412,6 @@ def test_texts(sentences, tiny_bert, tmp_path):
 
 
 def test_pairs_of_images_and_captions(images, tmp_path):
-    from datasets import Value
-
     task = task_named("zero-shot-image-classification")
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     settings = {"vision_config": {"image_size": 12, "patch_size": 4, **size}, "text_config": size, "projection_dim": 16}
@@ -480,8 +480,6 @@ def test_no_path_of_this_machine_is_told(tmp_path):
 
 
 def test_command_line(images, processor, tmp_path, capsys):
-    from datasets import DatasetDict
-
     for name, seed in (("before", 1), ("after", 2)):
         make_vit(seed).save_pretrained(tmp_path / name)
         processor.save_pretrained(tmp_path / name)
@@ -497,6 +495,23 @@ def test_command_line(images, processor, tmp_path, capsys):
     assert np.isclose(next(iter(stored["measures"].values()))["settings"]["samples"], 10)
     assert main([*command[:3], "--dataset", "x"]) == 2
     assert "after=None" in capsys.readouterr().err
+
+
+def test_a_test_set_of_numbers_that_lacks_a_class_is_measured_on(images, processor, tmp_path):
+    numbers = images.cast_column("label", Value("int64"))
+    train, test = numbers.select(range(200)), numbers.select(range(200, 400)).filter(lambda row: row["label"] < 3)
+    args = TrainingArguments(str(tmp_path / "run"), max_steps=2, use_cpu=True, eval_strategy="no")
+    membership = load_measure("membership", attacks=("loss",))
+    for clean in (train, images.select(range(200))):
+        result = purify(
+            make_vit(1), clean, output_dir=tmp_path / "after", overwrite=True, defense="fine_tuning", args=args,
+            processing_class=processor, test_dataset=test, sequela=[FirstClass(), membership],
+        )  # fmt: skip
+        assert len(result.sequela.results["measures"]) == 2
+
+    DatasetDict(train=train, test=test).save_to_disk(tmp_path / "data")
+    command = ["sequela", "--before", str(tmp_path / "after"), "--after", str(tmp_path / "after")]
+    assert main([*command, "--dataset", str(tmp_path / "data"), "--measures", f"{__name__}:FirstClass"]) == 0
 
 
 def test_numbers_stand_on_one_line_and_say_the_same(tmp_path):

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     from ..class_order import classes_of
     from ..data import resolve_columns
     from ..data.columns import check_rows
-    from ..data.sources import names_of_test_set, with_classes_of_head
+    from ..data.sources import names_of_test_set, with_all_classes
     from ..measuring import measure
     from ..models import commit_of
     from ..poisoning import triggered
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
     model = task.load_model(options.model, allow_pickle=options.allow_pickle, revision=revision)
     if task.has_head:
-        dataset = with_classes_of_head(dataset, columns.label, model.config.num_labels)
+        dataset = with_all_classes(dataset, columns.label, [str(number) for number in range(model.config.num_labels)])
     task.check_model(model, task.label_names(dataset, columns))
     attack = options.poison_config(dataset, columns.label, options.seed) if options.measures_attack else None
     with tempfile.TemporaryDirectory() as scratch:

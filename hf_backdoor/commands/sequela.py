@@ -57,6 +57,8 @@ def main(argv: list[str]) -> None:
     from ..cards import check_card
     from ..class_order import classes_of
     from ..data import pick_split, resolve_columns
+    from ..data.columns import check_rows
+    from ..data.sources import with_all_classes
     from ..sequela import WORK_FOLDER, Evidence
     from ..sequela_report import SequelaReport
 
@@ -73,6 +75,8 @@ def main(argv: list[str]) -> None:
     train = pick_split(data, options.train_split, ("train",), "train_split")
     columns = resolve_columns(train.features, **options.columns())
     members, defense_members = clean_part(train, options.clean_samples, options.seed, columns.label)
+    test = test_set(data, options.test_split, columns.label, required=True)
+    check_rows(test, columns)
     attack = options.poison_config(train, columns.label, options.seed) if options.measures_attack else None
     task = options.chosen_task(columns, options.load_attack()[0] if options.attack else None)
     report = SequelaReport(
@@ -85,7 +89,7 @@ def main(argv: list[str]) -> None:
             columns=columns,
             members=members,
             defense_members=defense_members,
-            non_members=test_set(data, options.test_split, columns.label, required=True),
+            non_members=with_all_classes(test, columns.label, task.label_names(train, columns)),
             attack=attack,
             seed=options.seed,
             folder=Path(options.work or folder / WORK_FOLDER),

@@ -223,8 +223,8 @@ def like_training_set(test: Dataset, train: Dataset, columns: Columns, names: li
     return test
 
 
-def with_classes_of_head(dataset: Dataset, label_column: str, count: int) -> Dataset:
-    """Numbers as labels become those of this many classes, for a part of a data set need not have the last ones.
+def with_all_classes(dataset: Dataset, label_column: str, names: list[str]) -> Dataset:
+    """Numbers as labels become those of these classes, for a part of a data set need not have the last ones.
 
     Labels with names, captions, and numbers that are too large come back as they are.
     """
@@ -233,9 +233,9 @@ def with_classes_of_head(dataset: Dataset, label_column: str, count: int) -> Dat
     kind = dataset.features[label_column]
     if not str(getattr(kind, "dtype", "")).startswith(("int", "uint")) or hasattr(kind, "names"):
         return dataset
-    if max(dataset.unique(label_column)) >= count:
+    if max(dataset.unique(label_column)) >= len(names):
         return dataset
-    return dataset.cast_column(label_column, ClassLabel(names=[str(number) for number in range(count)]))
+    return dataset.cast_column(label_column, ClassLabel(names=names))
 
 
 def names_of_test_set(test: Dataset | None, name: str | None) -> dict[str, str | None]:
