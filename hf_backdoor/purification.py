@@ -19,7 +19,14 @@ from .checkpoints import checkpoint_name, goes_on, remove_checkpoints
 from .class_order import classes_of, numbered_like
 from .data.columns import Columns, check_dataset, check_rows, resolve_columns
 from .data.flags import POISONED, decoded, is_flagged
-from .data.sources import like_training_set, load_data, names_of_test_set, pick_split, with_all_classes
+from .data.sources import (
+    like_training_set,
+    load_data,
+    names_of_test_set,
+    pick_split,
+    with_all_classes,
+    with_class_labels,
+)
 from .defenses import Defense, load_defense
 from .errors import InputError
 from .hub.cards import terms_of
@@ -234,6 +241,8 @@ def purify(
     if test_dataset is not None:
         test_dataset = like_training_set(test_dataset, clean, columns, names)
         test_dataset = with_all_classes(test_dataset, columns.label, names)
+    if suspect_data is not None:
+        suspect_data = with_class_labels(decoded(suspect_data), columns.label, names)
     tuning = load_tuning(peft_config)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     loaded = isinstance(model, str)
@@ -301,7 +310,7 @@ def purify(
             task=task,
             processor=processing_class,
             columns=columns,
-            members=clean.select([]) if suspect_data is None else decoded(suspect_data),
+            members=clean.select([]) if suspect_data is None else suspect_data,
             defense_members=clean,
             non_members=test_dataset,
             attack=attack,

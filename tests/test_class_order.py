@@ -10,6 +10,7 @@ from hf_backdoor import InputError, purify
 from hf_backdoor.class_order import classes_of, numbered_like
 from hf_backdoor.cli import main
 from hf_backdoor.models import label_maps
+from hf_backdoor.sequela import load_measure
 
 
 TURNED = ["positive", "negative"]  # not by the alphabet
@@ -35,6 +36,19 @@ def test_strings_are_numbered_as_the_model_says(turned, arguments, tmp_path):
     assert same_weights(by_name.model, by_number.model)
     new = purify(tmp_path / "model", strings, new_head=True, probe_steps=1, **given)
     assert new.results["clean_data"]["classes"] == sorted(TURNED), "its old classes do not count"
+
+
+def test_samples_of_the_suspect_are_numbered_as_the_clean_ones(turned, arguments, tmp_path):
+    model, tokenizer, numbers, strings = turned
+    found = []
+    for name, data in (("numbers", numbers), ("strings", strings.with_format("torch"))):
+        result = purify(
+            model, data.select(range(60)), test_dataset=data.select(range(60, 160)), processing_class=tokenizer,
+            suspect_data=data.select(range(160, 200)), output_dir=tmp_path / name, args=arguments(max_steps=2),
+            defense="fine_tuning", sequela=[load_measure("membership", attacks=("loss",))],
+        )  # fmt: skip
+        found.append(result.sequela.results["measures"]["membership"]["findings"])
+    assert found[0] == found[1]
 
 
 def test_strings_of_a_file_are_measured_as_the_model_says(turned, tmp_path):
