@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,8 +140,10 @@ def test_what_an_attack_is_taken_from_is_checked(folders, poisoned_folder, tmp_p
     (tmp_path / "broken" / "poison.json").write_text('{"trigger": ')
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "poison.json").write_text('{"trigger": 3}')
-    (tmp_path / "list").mkdir()
-    (tmp_path / "list" / "results.json").write_text("[]")
+    nothing = {"list": [], "listed": {"attack": []}, "untrained": {"attack": {"training": None}}}
+    for name, results in nothing.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
     victim = json.loads((poisoned_folder / "poison.json").read_text()) | {"training": {"name": "sbl"}}
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "results.json").write_text(json.dumps({"attack": victim}))
@@ -150,7 +153,7 @@ def test_what_an_attack_is_taken_from_is_checked(folders, poisoned_folder, tmp_p
         ([*poison, "--attack_from", str(tmp_path)], "has no results.json or poison.json that tells of an attack"),
         ([*poison, "--attack_from", str(tmp_path / "broken")], "cannot be read"),
         ([*poison, "--attack_from", str(tmp_path / "strange")], "holds no attack that can be read"),
-        ([*poison, "--attack_from", str(tmp_path / "list")], "tells of no attack"),
+        *(([*poison, "--attack_from", str(tmp_path / name)], "tells of no attack") for name in nothing),
         ([*train, "--output", str(tmp_path / "out"), "--attack_from", str(tmp_path / "victim")], "give --attack sbl"),
         ([*poison, "--attack", "badnets", "--also", "blended rate='0.1"], "write a name and settings"),
         ([*poison, "--attack", "badnets", "--also", "blended rate=high"], "rate='high': must be a number"),
@@ -199,8 +202,40 @@ def test_a_strangers_attack_takes_no_picture_from_elsewhere_on_this_machine(fold
     assert main([*poison, str(tmp_path / "leak"), "--attack_from", str(stranger)]) == 2
     assert "holiday.png, which does not lie in it" in capsys.readouterr().err
     assert not (tmp_path / "leak").exists()
+    (stranger / "holiday.png").symlink_to(picture)
+    assert main([*poison, str(tmp_path / "leak"), "--attack_from", str(stranger)]) == 2
+    assert not (tmp_path / "leak").exists()
+    (stranger / "holiday.png").unlink()
     (stranger / "holiday.png").write_bytes(picture.read_bytes())
     assert main([*poison, str(tmp_path / "own"), "--attack_from", str(stranger)]) == 0
+
+
+def test_an_attack_is_taken_from_the_cache_of_the_hub_whose_files_are_links(folders, tmp_path):
+    from PIL import Image
+
+    from hf_backdoor.commands.options import stored_attack
+
+    Image.fromarray(np.zeros((12, 12), np.uint8)).save(tmp_path / "picture.png")
+    options = ["--attack", "blended", "--attack_args", f"pattern={tmp_path / 'picture.png'}"]
+    data = ["--dataset", str(folders / "image.parquet"), "--output", str(tmp_path / "data")]
+    assert main(["poison", *data, *options]) == 0
+    snapshot, blobs = tmp_path / "datasets--user--x" / "snapshots" / "0f1e", tmp_path / "datasets--user--x" / "blobs"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "data").rename(blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", path.name))
+    assert stored_attack(str(snapshot)).trigger.pattern == str(snapshot / "trigger_0_pattern.png")
+
+
+def test_a_default_is_no_file_whatever_lies_where_one_works(folders, tmp_path, monkeypatch):
+    from hf_backdoor.commands.options import stored_attack
+
+    data = ["--dataset", str(folders / "image.parquet"), "--output", str(tmp_path / "data")]
+    assert main(["poison", *data, "--attack", "blended"]) == 0
+    (tmp_path / "noise").write_text("a file")
+    (tmp_path / "data" / "noise").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert stored_attack("data").trigger.pattern == "noise"
 
 
 def test_poisoning_anew_leaves_nothing_of_what_was_poisoned_before(images, tmp_path):

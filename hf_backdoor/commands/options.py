@@ -248,11 +248,12 @@ def _stored(folder: str) -> dict[str, Any]:
                 stored = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise InputError("attack_from", str(path), f"cannot be read ({error})") from error
-            if not isinstance(stored, dict):
+            attack = stored.get("attack") if name == RESULTS_FILE and isinstance(stored, dict) else stored
+            if attack is None:
+                continue
+            if not isinstance(attack, dict) or not isinstance(attack.get("training", {}), dict):
                 raise InputError("attack_from", str(path), "tells of no attack; name a folder that a run has written")
-            stored = stored.get("attack") if name == RESULTS_FILE else stored
-            if stored is not None:
-                return stored
+            return attack
     raise InputError("attack_from", folder, f"has no {RESULTS_FILE} or poison.json that tells of an attack")
 
 
@@ -271,20 +272,28 @@ def stored_attack(folder: str) -> PoisonConfig:
             for setting, value in one["trigger"].items():
                 # A trigger that was learned, or its picture, lies beside it, wherever the folder has gone since.
                 beside = Path(folder) / Path(value).name if isinstance(value, str) and value else None
-                if setting != "name" and beside is not None and is_path(str(beside)):
+                if setting != "name" and beside is not None and is_path(str(beside)) and beside.is_file():
                     one["trigger"][setting] = str(beside)
         attack = PoisonConfig.from_dict(stored)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError("attack_from", folder, f"holds no attack that can be read ({error!r})") from error
     for trigger in (one.trigger for one in attack.each()):
-        for setting in trigger.files:
-            named = getattr(trigger, setting)
-            if isinstance(named, str) and is_path(named) and Path(named).resolve().parent != Path(folder).resolve():
+        for named in trigger.named_files().values():
+            if not _lies_in(named, Path(folder)):
                 raise InputError(
                     "attack_from", folder, f"names the file {named}, which does not lie in it; put a copy there if you "
                     "trust this folder"
                 )  # fmt: skip
     return attack
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file is one of a folder, and no link to elsewhere but for those of the cache of the Hub."""
+    folder = folder.resolve()
+    homes = [folder]
+    if folder.parent.name == "snapshots":  # where `hf download` links to the files of this one repository
+        homes.append(folder.parents[1] / "blobs")
+    return path.parent.resolve() == folder and path.resolve().parent in homes
 
 
 def stored_training(folder: str) -> str | None:

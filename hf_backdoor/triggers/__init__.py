@@ -20,6 +20,8 @@ from ..results import is_path, whole_file
 
 
 TRIGGER = "trigger_"  # begins the names of the files that are kept with what a trigger was used for
+KEPT = f"{TRIGGER}[0-9]*_*"  # all of such a name
+OWN = (TRIGGER, "trigger.")  # beginnings of the names of files that hf_backdoor writes
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,20 @@ class Trigger(plugins.Plugin, ABC):
         """Name, version and settings, ready for JSON."""
         return {"name": self.name, "version": self.version, **asdict(self)}
 
+    def named_files(self) -> dict[str, Path]:
+        """The settings that name a file, whatever is called like a default such as "noise"."""
+        defaults = {item.name: item.default for item in fields(self)}
+        named = {name: value for name in self.files if (value := getattr(self, name)) != defaults[name]}
+        return {name: Path(value) for name, value in named.items() if isinstance(value, str) and Path(value).is_file()}
+
     def kept_in(self, folder: Path, name: str) -> Trigger:
         """The same with copies of its `files` in a folder, called `<name>_<setting>` and as the file ends."""
         settings = {}
-        defaults = {item.name: item.default for item in fields(self)}
-        for setting in self.files:
-            path = getattr(self, setting)
-            # The default is none, e.g. "noise".
-            named = isinstance(path, str) and path != defaults[setting] and Path(path).is_file()
-            if not named or Path(path).resolve().parent == folder.resolve():
+        for setting, path in self.named_files().items():
+            # A picture of the user's own in this folder is copied too, for it does not go where the folder goes.
+            if path.resolve().parent == folder.resolve() and path.name.startswith(OWN):
                 continue
-            copy = folder / f"{name}_{setting}{Path(path).suffix}"
+            copy = folder / f"{name}_{setting}{path.suffix}"
             with whole_file(copy) as draft:
                 shutil.copyfile(path, draft)
             settings[setting] = str(copy)
