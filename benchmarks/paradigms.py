@@ -280,7 +280,7 @@ def started_from(row: dict[str, Any], probe: dict[str, Any] | None) -> dict[str,
     """The row of the probe from which a method started, with the memory that a probe alone took, if there is one."""
     cost = {"probe_seconds": row["cost"]["probe_seconds"]}
     cost["peak_memory_bytes"] = probe["cost"]["peak_memory_bytes"] if probe else None
-    return row | {"measured": row["suspect"], "tuning": None, "cost": cost}
+    return row | {"measured": row["suspect"], "tuning": probe["tuning"] if probe else None, "cost": cost}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -297,12 +297,13 @@ def table(rows: list[dict[str, Any]]) -> str:
             title, alone = f"{title}, from which SFT starts", {row["seed"]: row for row in own}
             own = [started_from(row, alone.get(row["seed"])) for row in rows if row["method"] == PROBED[method]]
         if method == "benign" and not own:  # the benign model of another setting, before it was purified here
-            own = [row | {"measured": row["suspect"]} for row in rows if row["method"] == "benign-sft"]
+            own = [row | {"measured": row["suspect"], "tuning": None} for row in rows if row["method"] == "benign-sft"]
+            own = [row | {"cost": {}} for row in own]
         if not own:
             continue
         cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in names)]
         seconds = [sum(row["cost"].get(f"{what}_seconds") or 0 for what in TIMED) + taken_over(row) for row in own]
-        cells.append(f"{mean(seconds):.0f}")
+        cells.append(f"{mean(seconds):.0f}" if any(seconds) else "")
         memory = [row["cost"].get("peak_memory_bytes") for row in own]
         cells.append(f"{mean(memory) / 2**20:.0f} MiB" if all(memory) else "")
         cells.append(trained_weights(own[0]["tuning"]))

@@ -1,5 +1,8 @@
 """Purify a model of unknown origin on clean data, and write its card.
 
+What has to do with an attack (--attack and so on) only measures: the defence is not told. --learning_rate is where the
+search for peaks begins; give a pretrained transformer 1e-4 or less.
+
 Example: hf-backdoor purify --model org/suspect --dataset clean_images/ --output purified
 """
 
