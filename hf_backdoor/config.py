@@ -42,7 +42,11 @@ class ConfigParser(HfArgumentParser):
 
     def __init__(self, types: list[type], prog: str, description: str):
         super().__init__(
-            types, prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            types,
+            prog=prog,
+            usage="%(prog)s [--config FILE] [--setting VALUE ...]",  # with more than a hundred settings it is no help
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings, without the dashes")
         place = _places_in_help(types)
