@@ -10,15 +10,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cards.datasets import files_of_splits, merged_dataset_card, write_dataset_card
+from .cards.datasets import files_of_splits, merged_dataset_card, own_splits, write_dataset_card
 from .cards.sections import CARD_FILE, read_card
 from .data.columns import class_names, resolve_columns
 from .errors import InputError
 from .hub.cards import card_on_hub
 from .hub.commits import commit
 from .poisoning import PoisonConfig, flagged
-from .results import RESULTS_FILE, as_json, portable, write_json
-from .triggers import TRIGGER
+from .results import RESULTS_FILE, portable, write_json
+from .triggers import KEPT
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 POISON_FILE = "poison.json"
-PUSHED = (POISON_FILE, RESULTS_FILE, f"{TRIGGER}*")  # with the card and the splits that it names, and nothing else
+PUSHED = (POISON_FILE, RESULTS_FILE, KEPT)  # with the card and the splits that it names, and nothing else
 
 
 def save_poisoned(
@@ -49,13 +49,16 @@ def save_poisoned(
 
     Returns:
         The folder.
+
+    Raises:
+        InputError: there is a card in the folder whose metadata cannot be read. Nothing is written then.
     """
     from datasets import DatasetDict
 
     folder = Path(folder)
     splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    former = [*files_of_splits(folder), *folder.glob(f"{TRIGGER}*")]
+    former = _written_before(folder)
     files = {name: f"{name}.parquet" for name in splits}
     first = next(iter(splits.values()))
     columns = resolve_columns(first.features, input_column, label_column)
@@ -63,7 +66,8 @@ def save_poisoned(
         # `load_dataset` would fill columns that a clean split lacks with `None`.
         complete = split if has_flag(split) else flagged(split, config, columns)
         complete.to_parquet(folder / files[name])
-    attack = portable(config.kept_in(folder).to_dict())
+    kept = config.kept_in(folder)
+    attack = portable(kept.to_dict())
     write_dataset_card(
         folder,
         files,
@@ -77,10 +81,25 @@ def save_poisoned(
         classes=[] if columns.captions else class_names(first, columns.label),
     )
     write_json(folder / POISON_FILE, attack)
+    current = {*files.values(), *(path.name for one in kept.each() for path in one.trigger.named_files().values())}
     for path in former:
-        if path.name not in files.values() and path.name not in as_json(attack):
-            path.unlink()  # of what was poisoned before
+        if path.name not in current:
+            path.unlink()
     return folder
+
+
+def _written_before(folder: Path) -> list[Path]:
+    """The splits and files of triggers that an earlier [`save_poisoned`] wrote; no file of the user's own.
+
+    Raises:
+        InputError: the metadata of the card that is there cannot be read.
+    """
+    named = files_of_splits(folder)
+    if not named or not (folder / POISON_FILE).is_file():
+        return []
+    own = [f"{name}.parquet" for name in own_splits(read_card(folder / CARD_FILE))]
+    triggers = [path for path in folder.glob(KEPT) if path.is_file()]
+    return [*(path for path in named if path.name in own), *triggers]
 
 
 def has_flag(split: Dataset) -> bool:
@@ -118,7 +137,7 @@ def push_poisoned(
 def push_folder(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
     """Pushes the files that [`save_poisoned`] wrote to the Hub, in one commit; private unless told otherwise.
 
-    Of a card that is there, what is not of hf_backdoor stays; splits that it named go with the new ones in their place.
+    Of a card that is there, what is not of hf_backdoor stays; it names the new splits in place of those pushed before.
 
     Args:
         folder (`str` or `Path`): with the files.
@@ -135,7 +154,8 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool = True) -> st
     from huggingface_hub import CommitOperationAdd
 
     folder = Path(folder)
-    files = sorted([*files_of_splits(folder), *(path for pattern in PUSHED for path in folder.glob(pattern))])
+    beside = [path for pattern in PUSHED for path in folder.glob(pattern) if path.is_file()]
+    files = sorted([*files_of_splits(folder), *beside])
     attack = json.loads((folder / POISON_FILE).read_text(encoding="utf-8"))
     card = read_card(folder / CARD_FILE)
 

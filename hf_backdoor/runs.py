@@ -18,7 +18,7 @@ from .data.unreadable import naming_unreadable_images
 from .errors import InputError
 from .hub.files import PUSHED
 from .results import RESULTS_FILE, as_json, write_json, write_text
-from .triggers import TRIGGER
+from .triggers import KEPT
 from .tuning import Tuning, describe_tuning, is_adapter, parameter_counts
 
 
@@ -170,8 +170,8 @@ def save_run(
         text = as_json(results)
         for stale in [path for pattern in STALE for path in folder.glob(pattern)]:
             stale.unlink()
-        for trigger in folder.glob(f"{TRIGGER}*"):
-            if trigger.name not in text:
+        for trigger in folder.glob(KEPT):
+            if trigger.is_file() and trigger.name not in text:
                 trigger.unlink()  # of an earlier attack
         card = folder / CARD_FILE
         had_card = card.is_file()

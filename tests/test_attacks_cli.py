@@ -250,18 +250,42 @@ def test_poisoning_anew_leaves_nothing_of_what_was_poisoned_before(images, tmp_p
     blended = PoisonConfig(load_trigger("blended", pattern=str(tmp_path / "picture.png")), rate=0.1)
     save_poisoned(poison(both, blended), tmp_path / "out", blended)
     assert (tmp_path / "out" / "trigger_0_pattern.png").is_file()
-    (tmp_path / "out" / "mine.parquet").write_bytes(b"of the user")
+    for name in ("mine.parquet", "more/train.parquet"):
+        both["test"].to_parquet(tmp_path / "out" / name)
+    (tmp_path / "out" / "trigger_notes.txt").write_text("of the user")
+    (tmp_path / "out" / "trigger_0_pictures").mkdir()
     card = tmp_path / "out" / "README.md"
-    card.write_text(card.read_text().replace("tags:", "license: mit\ntags:") + "\nMy notes.\n")
+    columns = "dataset_info:\n- features:\n  - name: other\n    dtype: int64\n"
+    added = f"{columns}configs:\n- config_name: more\n  data_dir: more\n"
+    text = card.read_text().replace("tags:", "license: mit\ntags:").replace("configs:\n", added)
+    text = text.replace("  data_files:\n", "  data_files:\n  - split: mine\n    path: mine.parquet\n")
+    card.write_text(text + "\nMy notes.\n")
 
     badnets = PoisonConfig(load_trigger("badnets", size=3), rate=0.2)
     save_poisoned(poison(both["train"], badnets), tmp_path / "out", badnets)
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"README.md", "poison.json", "train.parquet", "mine.parquet"}
+    mine = {"mine.parquet", "more", "trigger_notes.txt", "trigger_0_pictures"}
+    assert left == {"README.md", "poison.json", "train.parquet", *mine}
     text = card.read_text()
     assert "My notes." in text and "license: mit" in text and "blended" not in text and "test_triggered" not in text
-    loaded = load_dataset(str(tmp_path / "out"))
-    assert set(loaded) == {"train"} and sum(loaded["train"]["is_poisoned"]) == 20
+    assert len(load_dataset(str(tmp_path / "out"), "more")["train"]) == 100 and "dataset_info" not in text
+    loaded = load_dataset(str(tmp_path / "out"), "default")
+    assert set(loaded) == {"train", "mine"} and sum(loaded["train"]["is_poisoned"]) == 20
+
+    card.write_text(text.replace("license: mit", "license: ["))
+    with pytest.raises(InputError, match="README.md"):
+        save_poisoned(poison(both, badnets), tmp_path / "out", badnets)
+    assert left == {path.name for path in (tmp_path / "out").iterdir()}, "nothing was written"
+
+
+def test_a_picture_in_the_folder_that_is_poisoned_into_goes_where_the_data_go(folders, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.zeros((12, 12), np.uint8)).save(tmp_path / "trigger_mine.png")
+    options = ["--attack", "blended", "--attack_args", f"pattern={tmp_path / 'trigger_mine.png'}", "--overwrite"]
+    assert main(["poison", "--dataset", str(folders / "image.parquet"), "--output", str(tmp_path), *options]) == 0
+    assert json.loads((tmp_path / "poison.json").read_text())["trigger"]["pattern"] == "trigger_0_pattern.png"
+    assert (tmp_path / "trigger_0_pattern.png").is_file() and (tmp_path / "trigger_mine.png").is_file()
 
 
 def test_a_field_for_numbers_and_names_takes_both():

@@ -40,10 +40,11 @@ def complaint(status, stderr, command, message):
 def child_push_and_load_back(clean):
     import numpy as np
     from datasets import DatasetDict, load_dataset
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from PIL import Image
 
     import hf_backdoor
+    from hf_backdoor.commands.options import stored_attack
 
     images = load_dataset("parquet", data_files=clean, split="train")
     config = hf_backdoor.PoisonConfig(hf_backdoor.load_trigger("badnets"), target_label=1, rate=0.2)
@@ -54,11 +55,16 @@ def child_push_and_load_back(clean):
     hf_backdoor.push_poisoned(poisoned["train"], "no-namespace", config)
     Image.fromarray(np.zeros((12, 12), np.uint8)).save("picture.png")
     blended = hf_backdoor.PoisonConfig(hf_backdoor.load_trigger("blended", pattern="picture.png"), rate=0.2)
-    hf_backdoor.push_poisoned(hf_backdoor.poison(splits, blended), "user/again", blended)
+    with_picture = hf_backdoor.push_poisoned(hf_backdoor.poison(splits, blended), "user/again", blended)
     written = Path(hf_hub_download("user/again", "README.md", repo_type="dataset")).read_text()
-    mine = (written.replace("tags:", "license: mit\ntags:") + "\nMy notes.\n").encode()
-    HfApi().upload_file(path_or_fileobj=mine, path_in_repo="README.md", repo_id="user/again", repo_type="dataset")
+    split = "  data_files:\n  - split: mine\n    path: mine.parquet\n"
+    mine = written.replace("tags:", "license: mit\ntags:").replace("  data_files:\n", split) + "\nMy notes.\n"
+    for name, content in (("README.md", mine.encode()), ("mine.parquet", clean)):
+        HfApi().upload_file(path_or_fileobj=content, path_in_repo=name, repo_id="user/again", repo_type="dataset")
     hf_backdoor.push_poisoned(poisoned["train"], "user/again", config)
+    again = load_dataset("user/again")
+    fetched = snapshot_download("user/again", repo_type="dataset", revision=with_picture.rpartition("/")[2])
+    pattern = Path(stored_attack(fetched).trigger.pattern)
     loaded = load_dataset("user/poisoned")
     try:
         public = "pushed " + hf_backdoor.push_poisoned(poisoned, "user/already-public", config)
@@ -74,6 +80,8 @@ def child_push_and_load_back(clean):
 
     return {
         "address": address,
+        "again": {name: len(rows) for name, rows in again.items()},
+        "pattern": [pattern.name, pattern.read_bytes() == Path("picture.png").read_bytes()],
         "splits": {name: len(rows) for name, rows in loaded.items()},
         "expected_splits": {name: len(rows) for name, rows in poisoned.items()},
         "features_differ": [name for name in poisoned if loaded[name].features != poisoned["train"].features],
@@ -103,6 +111,8 @@ def test_a_poisoned_data_set_is_pushed_in_one_private_commit_and_loads_as_it_was
     assert "trigger_0_pattern.png" in again, "the picture of the first push went with it"
     card = again["README.md"].decode()
     assert "My notes." in card and "license: mit" in card and "badnets" in card and "blended" not in card
+    assert seen["again"] == {"train": 150, "mine": 200}, "the old splits of hf_backdoor went, and no other"
+    assert seen["pattern"] == ["trigger_0_pattern.png", True], "what was downloaded tells of the attack, and has all"
 
     assert seen["splits"] == seen["expected_splits"] and {"train", "test"} < set(seen["splits"])
     assert seen["features_differ"] == [] and seen["columns_differ"] == []

@@ -132,15 +132,21 @@ def merge_metadata(
 
 
 def remove_metadata(
-    card: str, *, tags: Collection[str] = (), metrics: Collection[str] = (), configs: str | None = None
+    card: str,
+    *,
+    tags: Collection[str] = (),
+    metrics: Collection[str] = (),
+    configs: str | None = None,
+    info_of: str | None = None,
 ) -> str:
-    """A card without some tags and entries of its `model-index`.
+    """A card without some tags, entries of its `model-index` and of its `dataset_info`.
 
     Args:
         card (`str`): the whole card.
         tags: that go.
         metrics: names of those that go.
         configs (`str`, *optional*): results on data sets whose configuration begins like this go, too.
+        info_of (`str`, *optional*): the configuration of a data set of which no `dataset_info` is to be there.
 
     Raises:
         InputError: the metadata of the card cannot be read.
@@ -157,6 +163,10 @@ def remove_metadata(
     index = copy.deepcopy(_value(root, "model-index"))
     if _drop_metrics(index, metrics, configs):
         replaced["model-index"] = index if _items(index) else None
+    info = _value(root, "dataset_info")
+    others = [item for item in _items(info) if (_text(item, "config_name") or "default") != info_of]
+    if info_of is not None and len(others) < len(_items(info)):
+        replaced["dataset_info"] = SequenceNode(f"{TAG}seq", others, flow_style=info.flow_style) if others else None
     if not replaced:
         return card
     return card[: block.start(2)] + _edit(block[2], root, replaced, newline_of(card)) + card[block.end(2) :]
@@ -256,7 +266,7 @@ def _merge(key: str, old: Node | None, new: Node) -> Node:
         return _merge_index(old, new)
     if key == "configs":
         named = {_text(item, "config_name") for item in _items(new)}
-        others = [item for item in _items(old) if _text(item, "config_name") not in named]
+        others = [item for item in _items(old) if (_text(item, "config_name") or "default") not in named]
         return SequenceNode(new.tag, [*_items(new), *others], flow_style=new.flow_style)
     present = {str(_plain(item)) for item in _items(old)}
     added = [item for item in _items(new) if str(_plain(item)) not in present]

@@ -14,9 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import InputError
-
-
-TRIGGER_FILE = "trigger.safetensors"
+from ..triggers import TRIGGER_FILE
 
 
 class Block(nn.Sequential):

@@ -20,8 +20,8 @@ from ..results import is_path, whole_file
 
 
 TRIGGER = "trigger_"  # begins the names of the files that are kept with what a trigger was used for
-KEPT = f"{TRIGGER}[0-9]*_*"  # all of such a name
-OWN = (TRIGGER, "trigger.")  # beginnings of the names of files that hf_backdoor writes
+KEPT = f"{TRIGGER}[0-9]*_*"  # what they are called; files of the user's own may begin like this, too
+TRIGGER_FILE = "trigger.safetensors"  # what was trained with a victim
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Trigger(plugins.Plugin, ABC):
         settings = {}
         for setting, path in self.named_files().items():
             # A picture of the user's own in this folder is copied too, for it does not go where the folder goes.
-            if path.resolve().parent == folder.resolve() and path.name.startswith(OWN):
+            if path.resolve().parent == folder.resolve() and (path.match(KEPT) or path.name == TRIGGER_FILE):
                 continue
             copy = folder / f"{name}_{setting}{path.suffix}"
             with whole_file(copy) as draft:
