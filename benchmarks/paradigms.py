@@ -297,8 +297,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             title, alone = f"{title}, from which SFT starts", {row["seed"]: row for row in own}
             own = [started_from(row, alone.get(row["seed"])) for row in rows if row["method"] == PROBED[method]]
         if method == "benign" and not own:  # the benign model of another setting, before it was purified here
-            own = [row | {"measured": row["suspect"], "tuning": None} for row in rows if row["method"] == "benign-sft"]
-            own = [row | {"cost": {}} for row in own]
+            unknown = {"tuning": None, "cost": {}}
+            own = [row | unknown | {"measured": row["suspect"]} for row in rows if row["method"] == "benign-sft"]
         if not own:
             continue
         cells = [title, str(len(own)), *(share(row["measured"].get(name) for row in own) for name in names)]

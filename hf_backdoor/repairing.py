@@ -14,10 +14,9 @@ from accelerate.utils import broadcast_object_list, release_memory
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoints import goes_on
+from .checkpoints import checkpoint_name, goes_on
 from .measuring import measure, share_right
 from .results import as_json
 from .runs import Cost, check_finite, train_tuned
@@ -160,7 +159,7 @@ def _is_of_a_repair(checkpoint: Path) -> bool:
 
 
 def _checkpoints(trainer: BackdoorTrainer) -> set[Path]:
-    return set(Path(trainer.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    return set(Path(trainer.args.output_dir).glob(checkpoint_name("*")))
 
 
 def _remove_checkpoints(trainer: BackdoorTrainer, others: set[Path]) -> None:

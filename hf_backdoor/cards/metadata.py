@@ -91,9 +91,9 @@ def merge_metadata(
     """A card with these metadata, replaced by key and never appended a second time.
 
     Lists are united with those that are there; of the `configs` of a data set, one with the same name takes the place
-    of the old one. Of the `model-index`, an entry is replaced by one with the same task,
-    data set (type, configuration, split, revision) and metric (type, name); a new one joins the first model. Any other
-    value replaces the old one, unless that is a list which holds it.
+    of the old one. Of the `model-index`, an entry is replaced by one with the same task, data set (type, configuration,
+    split, revision) and metric (type, name); a new one joins the first model. Any other value replaces the old one,
+    unless that is a list which holds it.
 
     Args:
         card (`str`): the whole card.
